@@ -1,0 +1,1 @@
+"""namap: map images of one domain onto another without pairs and without adversarial training of the mapping."""

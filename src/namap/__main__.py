@@ -1,0 +1,5 @@
+"""`python -m namap`, also for launchers."""
+
+from .cli import main
+
+main()

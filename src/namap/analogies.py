@@ -1,0 +1,53 @@
+"""The answers of a translation, and how they are written."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, UInt8
+from PIL import Image
+
+from .checkpoint import atomic_file, storage_errors
+from .data.images import to_picture
+
+
+@dataclass(frozen=True)
+class Analogies:
+    """Answers for n queries, k solutions each, in the order of the input.
+
+    Attributes:
+        x: images of X, uint8 `[n k c h w]`.
+        codes: `[n k d]`.
+        losses: reconstruction of the query, `[n k]`.
+        names: one per query.
+    """
+
+    x: UInt8[np.ndarray, "n k c h w"]
+    codes: Float[np.ndarray, "n k d"]
+    losses: Float[np.ndarray, "n k"]
+    names: list[str]
+
+    @property
+    def images(self) -> list[list[Image.Image]]:
+        """`images[query][solution]` as Pillow pictures."""
+        return [[to_picture(x) for x in solutions] for solutions in self.x]
+
+    def save_pngs(self, outdir: str | Path) -> int:
+        """Write NAME.png, NAME_k1.png … for each query, each file whole; return how many."""
+        folder = Path(outdir)
+        with storage_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            for name, solutions in zip(self.names, self.images, strict=True):
+                for k, picture in enumerate(solutions):
+                    with atomic_file(folder / (f"{name}_k{k}.png" if k else f"{name}.png")) as file:
+                        picture.save(file, "PNG")
+        return self.x.shape[0] * self.x.shape[1]
+
+    def save_npz(self, outdir: str | Path) -> int:
+        """Write analogies.npz with `x`, `codes`, `losses` and `names`; return 1."""
+        folder = Path(outdir)
+        with storage_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            with atomic_file(folder / "analogies.npz") as file:
+                np.savez_compressed(file, x=self.x, codes=self.codes, losses=self.losses, names=np.array(self.names))
+        return 1

@@ -1,0 +1,197 @@
+"""Directories that are complete or absent: safetensors + JSON + a sha256 manifest. No pickle anywhere.
+
+A directory is written beside its final place, flushed to disk, and renamed. `manifest.json` holds the
+sha256 of every file and is checked before anything is read: safetensors alone loads flipped bits silently.
+"""
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from .errors import StorageError
+
+MANIFEST = "manifest.json"
+TENSORS = "model.safetensors"
+CONFIG = "config.json"
+
+
+@contextmanager
+def atomic_directory(target: Path) -> Iterator[Path]:
+    """Yield a scratch directory that becomes `target`, with its manifest, when the block ends without error.
+
+    Raises:
+        StorageError: the disk is full or the place cannot be written; `target` is then as it was.
+    """
+    with storage_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+        try:
+            scratch.chmod(0o755)
+            yield scratch
+            sums = {p.name: _sha256(p) for p in sorted(scratch.iterdir())}
+            write_json(scratch / MANIFEST, {"sha256": sums})
+            for path in scratch.iterdir():
+                _flush(path)
+            old = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent))
+            if target.exists():
+                target.rename(old / target.name)
+            scratch.rename(target)
+            _flush(target.parent)
+            shutil.rmtree(old)
+        finally:
+            if scratch.exists():
+                shutil.rmtree(scratch, ignore_errors=True)
+
+
+@contextmanager
+def atomic_file(target: Path) -> Iterator[IO[bytes]]:
+    """Yield a binary file that becomes `target` when the block ends without error."""
+    with tempfile.NamedTemporaryFile(prefix=f".{target.name}.", dir=target.parent, delete=False) as file:
+        try:
+            yield file
+            file.close()
+            Path(file.name).chmod(0o644)
+            Path(file.name).rename(target)
+        except BaseException:
+            Path(file.name).unlink(missing_ok=True)
+            raise
+
+
+@contextmanager
+def storage_errors(target: Path) -> Iterator[None]:
+    """Turn an OSError of writing `target` into a StorageError."""
+    try:
+        yield
+    except OSError as error:
+        reason = "no space left" if error.errno in (errno.ENOSPC, errno.EDQUOT) else error.strerror or str(error)
+        raise StorageError(f"{target}: cannot be written ({reason})") from None
+
+
+def save_directory(target: Path, tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
+    """Write `model.safetensors` and `config.json` atomically."""
+    with atomic_directory(target) as scratch:
+        # Contiguous copies: safetensors refuses views that share memory and channels-last strides.
+        plain = {k: t.detach().cpu().contiguous() for k, t in tensors.items()}
+        save_file({k: t.clone() if t.numel() else t for k, t in plain.items()}, scratch / TENSORS)
+        write_json(scratch / CONFIG, config)
+
+
+def load_directory(source: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read what `save_directory` wrote: (tensors, config).
+
+    Raises:
+        StorageError: a file is missing, added, damaged, or not of the format; nothing of it is used.
+    """
+    verify(source)
+    try:
+        return load_file(source / TENSORS), read_json(source / CONFIG)
+    except (SafetensorError, OSError) as error:
+        raise StorageError(f"{source / TENSORS}: not a safetensors file ({error})") from None
+
+
+def verify(source: Path) -> None:
+    """Check every file of a directory against its manifest.
+
+    Raises:
+        StorageError: names the file that is missing, unknown or changed.
+    """
+    if not (source / MANIFEST).is_file():
+        pickles = sorted(p.name for p in source.glob("*") if p.suffix in (".pt", ".pth", ".pkl", ".bin", ".ckpt"))
+        hint = f"; {pickles[0]} is a pickle, which namap never loads" if pickles else ""
+        raise StorageError(f"{source}: not a directory that namap saved (no {MANIFEST}){hint}")
+    sums = read_json(source / MANIFEST).get("sha256")
+    if not isinstance(sums, dict) or not {TENSORS, CONFIG} <= sums.keys():
+        raise StorageError(f"{source / MANIFEST}: damaged manifest")
+    for name, expected in sums.items():
+        path = source / name
+        if Path(name).name != name or path.is_symlink() or not path.is_file():
+            raise StorageError(f"{path}: missing, or not a plain file of this directory")
+        if _sha256(path) != expected:
+            raise StorageError(f"{path}: damaged (its sha256 is not the manifest's); restore it or train again")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write indented JSON."""
+    path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        StorageError: unreadable or not an object.
+    """
+    try:
+        value = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise StorageError(f"{path}: not readable JSON ({error})") from None
+    if not isinstance(value, dict):
+        raise StorageError(f"{path}: not a JSON object")
+    return value
+
+
+def prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """`{name: t}` as `{prefix.name: t}`."""
+    return {f"{prefix}.{k}": t for k, t in tensors.items()}
+
+
+def without_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors under `prefix.`, with the prefix taken off."""
+    return {k[len(prefix) + 1 :]: t for k, t in tensors.items() if k.startswith(f"{prefix}.")}
+
+
+def load_weights(module: torch.nn.Module, tensors: Mapping[str, Tensor], where: str | Path) -> None:
+    """Load weights strictly.
+
+    Raises:
+        StorageError: names the first missing, unknown or misshapen tensor.
+    """
+    own = module.state_dict()
+    for name in sorted(own.keys() | tensors.keys()):
+        if name not in tensors or name not in own:
+            raise StorageError(f"{where}: tensor {name} is {'missing' if name not in tensors else 'unknown'}")
+        if own[name].shape != tensors[name].shape:
+            shapes = f"{tuple(tensors[name].shape)}, expected {tuple(own[name].shape)}"
+            raise StorageError(f"{where}: tensor {name} has shape {shapes}")
+    module.load_state_dict(tensors)
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """An optimizer's state as flat tensors `INDEX.KEY`; learning rates are not state here, the schedule sets them."""
+    state = optimizer.state_dict()["state"]
+    return {f"{i}.{key}": torch.as_tensor(value) for i, row in state.items() for key, value in row.items()}
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """Put back what `optimizer_tensors` took."""
+    state: dict[int, dict[str, Any]] = {}
+    for name, value in tensors.items():
+        index, _, key = name.partition(".")
+        scalar_step = key == "step" and isinstance(optimizer, torch.optim.SparseAdam)
+        state.setdefault(int(index), {})[key] = int(value) if scalar_step else value
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,368 @@
+"""The command line. Each verb parses, calls one function of the library, and says what came out."""
+
+import json
+import sys
+import traceback
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from .console import clear, parse_seeds, read_settings, say
+from .errors import NamapError, UsageError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    help="Map images of one domain onto another without pairs and without adversarial training of the mapping.",
+)
+
+Out = Annotated[Path, typer.Option("--outdir", help="Directory of the run; the same command goes on there.")]
+Source = Annotated[
+    str,
+    typer.Option("--data", metavar="SRC", help="Folder, file.npz:key, torchvision:NAME/SPLIT or embedded:NAME/SPLIT."),
+]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="Decides initialisation, data order and noise.")]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda[:n].")]
+Precision = Annotated[str, typer.Option("--precision", help="auto, fp32 or bf16.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bars.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved configuration and stop.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Delete what an earlier run left in --outdir.")]
+Images = Annotated[
+    int | None, typer.Option("--images", min=1, help="Training images to see in all; default: the recipe's.")
+]
+VGGWeights = Annotated[
+    Path | None,
+    typer.Option(envvar="NAMAP_VGG_WEIGHTS", help="Local VGG-16 weights (safetensors) for --loss perceptual."),
+]
+VGGInput = Annotated[
+    Literal["torchvision", "caffe"],
+    typer.Option(envvar="NAMAP_VGG_INPUT", help="What these weights expect: torchvision or caffe."),
+]
+
+
+def example(text: str) -> str:
+    """The line under a verb's options."""
+    return f"Example: `{text}`"
+
+
+@app.command("train-generator", epilog=example("namap train-generator --data photos/ --outdir runs/g --latent-dim 100"))
+def train_generator(
+    data: Source,
+    outdir: Out,
+    latent_dim: Annotated[int, typer.Option(min=1, help="d, size of a code.")] = 64,
+    images: Images = None,
+    seed: Seed = 0,
+    size: Annotated[
+        int | None,
+        typer.Option(min=8, help="Side of the images: 32, 64, …; default: the data's, 32 for folders."),
+    ] = None,
+    channels: Annotated[
+        int | None, typer.Option(min=1, max=3, help="1 (grey) or 3 (RGB); default: the data's.")
+    ] = None,
+    width: Annotated[int, typer.Option(min=4, help="Channels of the widest scale of the networks.")] = 64,
+    spectral_norm: Annotated[bool, typer.Option(help="Spectral normalisation of the discriminator.")] = False,
+    augment: Annotated[bool, typer.Option(help="Differentiable augmentation, for small data sets.")] = False,
+    batch_size: Annotated[int, typer.Option(min=2)] = 64,
+    overwrite: Overwrite = False,
+    dry_run: DryRun = False,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Train a generator of the domain X."""
+    from .data import load_domain
+    from .generators.dcgan import DCGANRecipe, train_dcgan
+
+    domain = load_domain(data, size, channels)
+    recipe = DCGANRecipe(
+        latent_dim=latent_dim,
+        images=images or DCGANRecipe.images,
+        seed=seed,
+        width=width,
+        spectral=spectral_norm,
+        augment=augment,
+        batch_size=batch_size,
+    )
+    if dry_run:
+        return say(
+            {
+                "outdir": str(outdir),
+                "data": data,
+                "size": domain.size,
+                "channels": domain.channels,
+                **vars(recipe),
+            }
+        )
+    clear(outdir, overwrite)
+    domain.write_skipped(outdir)
+    train_dcgan(domain, recipe, outdir, device, precision, quiet)
+    say(
+        {"generator": str(outdir), "samples": str(outdir / "samples.png")},
+        as_json,
+        f"generator in {outdir}/final; its samples in {outdir}/samples.png",
+    )
+
+
+@app.command(epilog=example("namap fit --generator runs/g --data sketches/ --outdir runs/map"))
+def fit(
+    generator: Annotated[Path, typer.Option(help="Directory of `namap train-generator`.")],
+    data: Source,
+    outdir: Out,
+    method: Annotated[str, typer.Option(help="nam, ae or vae: how a query's code is obtained.")] = "vae",
+    loss: Annotated[str, typer.Option(help="appearance, l1, l2 or perceptual.")] = "appearance",
+    images: Images = None,
+    seed: Seed = 0,
+    config: Annotated[Path | None, typer.Option(help="YAML file of settings, as --dry-run prints them.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="One setting; may be repeated.")
+    ] = None,
+    vgg_weights: VGGWeights = None,
+    vgg_input: VGGInput = "torchvision",
+    overwrite: Overwrite = False,
+    dry_run: DryRun = False,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Fit a mapping from a folder of queries to the domain of a generator."""
+    from dataclasses import asdict
+
+    from .generators import load_generator
+    from .mapping import METHODS
+
+    settings = read_settings(config, set_ or [], method=method, loss=loss, images=images, seed=seed)
+    kind = METHODS.get(settings.pop("method"))
+    if kind is None:
+        raise UsageError(f"--method {method}: unknown; use {', '.join(METHODS)}")
+    mapping = kind(
+        load_generator(generator),
+        vgg_weights=vgg_weights,
+        vgg_input=vgg_input,
+        device=device,
+        precision=precision,
+        **settings,
+    )
+    if dry_run:
+        return say({"generator": str(generator), "data": data, "outdir": str(outdir), **asdict(mapping.recipe)})
+    clear(outdir, overwrite)
+    mapping.fit(data, outdir, quiet)
+    say(
+        {"model": str(outdir)},
+        as_json,
+        f"{mapping.method} mapping in {outdir}/final; "
+        f"next: namap translate {outdir} {data} --outdir {outdir}/analogies",
+    )
+
+
+@app.command(epilog=example("namap translate runs/map sketches/ --outdir out --solutions 4"))
+def translate(
+    model: Annotated[Path, typer.Argument(help="Directory of `namap fit`.")],
+    src: Annotated[str, typer.Argument(metavar="SRC", help="Queries: folder, file.npz:key, …")],
+    outdir: Out,
+    solutions: Annotated[int, typer.Option(min=1, help="Analogies of each query.")] = 1,
+    refine: Annotated[
+        int | None, typer.Option(min=0, help="Iterations of code optimisation (Eq. 6) after the first codes.")
+    ] = None,
+    npz: Annotated[bool, typer.Option(help="One analogies.npz (x, codes, losses) in place of PNGs.")] = False,
+    vgg_weights: VGGWeights = None,
+    vgg_input: VGGInput = "torchvision",
+    seed: Seed = 0,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Write the analogies of queries: STEM.png, STEM_k1.png … or analogies.npz."""
+    from .mapping import Mapping
+
+    mapping = Mapping.from_pretrained(
+        model, vgg_weights=vgg_weights, vgg_input=vgg_input, device=device, precision=precision
+    )
+    domain = mapping.prepare_queries(src)
+    found = mapping.translate(domain, solutions, refine, seed)
+    domain.write_skipped(outdir)
+    written = found.save_npz(outdir) if npz else found.save_pngs(outdir)
+    say(
+        {"outdir": str(outdir), "queries": len(domain), "files": written, "skipped": len(domain.skipped)},
+        as_json,
+        f"{len(domain)} queries, {written} files in {outdir}"
+        + (f"; {len(domain.skipped)} skipped, see skipped.jsonl" if domain.skipped else ""),
+    )
+
+
+@app.command(epilog=example("namap evaluate runs/map y.npz:x_test --train-classifier-on x.npz:x_train"))
+def evaluate(
+    model: Annotated[Path, typer.Argument(help="Directory of `namap fit`.")],
+    src: Annotated[str, typer.Argument(metavar="SRC", help="Labelled queries.")],
+    classifier: Annotated[
+        Path | None,
+        typer.Option(help="Directory of a classifier of X; made here with --train-classifier-on."),
+    ] = None,
+    train_classifier_on: Annotated[str | None, typer.Option(metavar="SRC", help="Labelled images of X.")] = None,
+    solutions: Annotated[int, typer.Option(min=1)] = 1,
+    refine: Annotated[int | None, typer.Option(min=0)] = None,
+    vgg_weights: VGGWeights = None,
+    vgg_input: VGGInput = "torchvision",
+    seed: Seed = 0,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Share of queries whose analogy keeps their label, judged by a classifier of X."""
+    from .data import load_domain
+    from .evaluation import evaluate_kept, obtain_classifier
+    from .mapping import Mapping
+
+    mapping = Mapping.from_pretrained(
+        model, vgg_weights=vgg_weights, vgg_input=vgg_input, device=device, precision=precision
+    )
+    queries = load_domain(src, mapping.image_size, mapping.channels)
+    x = None if train_classifier_on is None else load_domain(train_classifier_on)
+    judge = obtain_classifier(classifier, x, seed, device=device, precision=precision, quiet=quiet)
+    result = evaluate_kept(mapping, queries, judge, solutions=solutions, refine=refine, seed=seed)
+    say(result.as_dict(), as_json, result.summary())
+
+
+@app.command(epilog=example("namap demo --outdir runs/demo"))
+def demo(
+    outdir: Out = Path("runs/demo"),
+    seeds: Annotated[str, typer.Option(help="Seeds to run, e.g. 0,1,2; the mean is reported.")] = "0",
+    extra_fonts: Annotated[list[Path] | None, typer.Option(help="Further font files for the typeset digits.")] = None,
+    overwrite: Overwrite = False,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Handwritten digits to typeset ones: train, fit, translate, judge, report. No network, a few minutes."""
+    from .demo import run_demo
+
+    clear(outdir, overwrite)
+    summary = run_demo(outdir, parse_seeds(seeds), extra_fonts or [], device, precision, quiet)
+    say(
+        summary,
+        as_json,
+        f"{summary['kept']:.1%} of the queries keep their digit (untouched: {summary['copy_baseline']:.1%}); "
+        f"{summary['seconds']:.0f} s; open {outdir}/report.html",
+    )
+
+
+@app.command("check-data", epilog=example("namap check-data photos/"))
+def check_data(
+    src: Annotated[str, typer.Argument(metavar="SRC")],
+    size: Annotated[int | None, typer.Option(min=8, help="Side of the images.")] = None,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Read a data source and say what is in it, and what could not be read."""
+    from .data import load_domain
+    from .data.coverage import measure_coverage
+
+    domain = load_domain(src, size)
+    extent, cover, _ = measure_coverage(domain.images[:512])
+    classes = None if domain.labels is None else sorted(set(domain.labels.tolist()))
+    say(
+        {
+            "images": len(domain),
+            "size": domain.size,
+            "channels": domain.channels,
+            "classes": classes,
+            "extent": extent,
+            "coverage": cover,
+            "skipped": domain.skipped,
+            "fingerprint": domain.fingerprint,
+        },
+        as_json,
+        "\n".join(
+            [
+                f"{len(domain)} images of {domain.size}x{domain.size}, {domain.channels} channel(s)",
+                f"labels: {'none' if classes is None else classes}",
+                f"content: extent {extent:.2f} of the side, covers {cover:.0%} of an image",
+                *(f"skipped {path}: {reason}" for path, reason in domain.skipped),
+            ]
+        ),
+    )
+
+
+@app.command("check-generator", epilog=example("namap check-generator runs/g"))
+def check_generator(
+    model: Annotated[Path, typer.Argument(help="Directory of `namap train-generator`.")],
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Try a generator: latent size, shape, range, differentiability, independence of the batch."""
+    from .generators import check_generator, load_generator
+
+    generator = load_generator(model)
+    channels, size = check_generator(generator, generator.latent_dim)
+    say(
+        {"latent_dim": generator.latent_dim, "channels": channels, "size": size},
+        as_json,
+        f"sound: codes of {generator.latent_dim} to {channels}x{size}x{size} in [-1, 1], differentiable",
+    )
+
+
+@app.command(epilog=example("namap report runs/map --data y.npz:x_test -o report.html"))
+def report(
+    model: Annotated[Path, typer.Argument(help="Directory of `namap fit`.")],
+    data: Source,
+    output: Annotated[Path, typer.Option("-o", "--output")] = Path("report.html"),
+    solutions: Annotated[int, typer.Option(min=1)] = 6,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    debug: Debug = False,
+) -> None:
+    """One self-contained page: analogies beside queries, several solutions, curves, settings."""
+    from .report import report_run
+
+    report_run(model, data, output, solutions, device, precision)
+    typer.echo(f"report in {output}")
+
+
+@app.command(epilog=example("namap bench speed"))
+def bench(
+    name: Annotated[str, typer.Argument(help="speed")],
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Also write the result there, as JSON.")] = None,
+    vgg_weights: Annotated[
+        Path | None, typer.Option(help="Local VGG-16 weights; their values do not matter for speed.")
+    ] = None,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Measure this machine: images/s of every method, fp32 NCHW and namap's default side by side."""
+    from .speed import bench_speed, speed_table
+
+    if name != "speed":
+        raise UsageError(f"bench {name}: unknown; use speed")
+    result = bench_speed(vgg_weights)
+    if output is not None:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.write_text(json.dumps(result, indent=2) + "\n")
+    say(result, as_json, speed_table(result))
+
+
+def main() -> None:
+    """Run the command line; an error is one line and an exit code, a traceback only with --debug."""
+    try:
+        app()
+    except NamapError as error:
+        if "--debug" in sys.argv:
+            traceback.print_exc()
+        typer.echo(f"namap: {error}", err=True)
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()

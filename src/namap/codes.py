@@ -1,0 +1,116 @@
+"""How z_y is obtained: the one object in which NAM, AE-NAM and VAE-NAM differ.
+
+| method | z of a query in training | starts at inference |
+|---|---|---|
+| NAM | row of a table of codes | draws from the prior, to be optimised (NAM Eq. 6) |
+| AE-NAM | E(y) | E(y) |
+| VAE-NAM | mu(y) + eps sigma(y) | mu(y), then samples |
+
+Starts draw the same noise for every query, so an answer depends on the query and the seed alone.
+"""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from .errors import UsageError
+from .generators.base import prior
+from .losses import kl_divergence
+from .networks import ConvEncoder
+from .tensors import Codes, Images, PerSample
+
+Starts = Float[Tensor, "b k d"]
+
+
+class CodeTable(nn.Module):
+    """NAM: one code per training query, learnt directly (NAM Eq. 3).
+
+    Gradients are sparse, so that an optimizer with row-wise state leaves the absent rows alone.
+
+    Args:
+        count: number of training queries.
+        latent_dim: d.
+        rng: draws the first codes from N(0, I).
+    """
+
+    def __init__(self, count: int, latent_dim: int, rng: torch.Generator):
+        super().__init__()
+        self.latent_dim = latent_dim
+        self.table = nn.Embedding(count, latent_dim, sparse=True, _weight=prior(count, latent_dim, rng))
+
+    def forward(self, index: Int[Tensor, " b"], y: Images, rng: torch.Generator) -> tuple[Codes, PerSample]:
+        """The codes of training queries `index`, and 1/2 ||z||^2."""
+        z = self.table(index)
+        return z, 0.5 * z.square().sum(1)
+
+    def starts(self, y: Images, solutions: int, rng: torch.Generator) -> Starts:
+        """Codes from the prior: a new query has none yet."""
+        return prior(solutions, self.latent_dim, rng).expand(len(y), -1, -1)
+
+
+class PointEncoder(nn.Module):
+    """AE-NAM: z = E(y) (VAE-NAM Eq. 2).
+
+    Args:
+        channels: of the queries.
+        image_size: of the queries.
+        latent_dim: d.
+        width: of E.
+    """
+
+    def __init__(self, channels: int, image_size: int, latent_dim: int, width: int = 64):
+        super().__init__()
+        self.latent_dim = latent_dim
+        self.encoder = ConvEncoder(channels, image_size, latent_dim, width)
+
+    def forward(self, index: Int[Tensor, " b"], y: Images, rng: torch.Generator) -> tuple[Codes, PerSample]:
+        """The codes of queries y, and 1/2 ||z||^2."""
+        z = self.encoder(y)
+        return z, 0.5 * z.square().sum(1)
+
+    def starts(self, y: Images, solutions: int, rng: torch.Generator) -> Starts:
+        """E(y): one solution.
+
+        Raises:
+            UsageError: more than one is asked for.
+        """
+        if solutions > 1:
+            raise UsageError(f"method ae gives one solution per query, not {solutions}; use vae or nam for several")
+        return self.encoder(y)[:, None]
+
+
+class GaussianEncoder(nn.Module):
+    """VAE-NAM: q(z|y) = N(mu(y), sigma(y)^2), with (mu, log sigma^2) = E(y) (VAE-NAM Eq. 3-5).
+
+    Args:
+        channels: of the queries.
+        image_size: of the queries.
+        latent_dim: d.
+        width: of E.
+    """
+
+    def __init__(self, channels: int, image_size: int, latent_dim: int, width: int = 64):
+        super().__init__()
+        self.latent_dim = latent_dim
+        self.encoder = ConvEncoder(channels, image_size, 2 * latent_dim, width)
+
+    def distribution(self, y: Images) -> tuple[Codes, Codes]:
+        """(mu, log sigma^2) of queries y, `[b d]` each."""
+        mu, log_var = self.encoder(y).chunk(2, dim=1)
+        return mu, log_var.clamp(-14, 4)  # sigma in [1e-3, 7]: keeps exp() and its gradient finite
+
+    def forward(self, index: Int[Tensor, " b"], y: Images, rng: torch.Generator) -> tuple[Codes, PerSample]:
+        """A sample of q(z|y) for each query, and KL(q || N(0, I))."""
+        mu, log_var = self.distribution(y)
+        noise = torch.randn(mu.shape, generator=rng, device=rng.device)
+        return mu + noise * (log_var / 2).exp(), kl_divergence(mu, log_var)
+
+    def starts(self, y: Images, solutions: int, rng: torch.Generator) -> Starts:
+        """The mean first, then samples (VAE-NAM Eq. 8)."""
+        mu, log_var = self.distribution(y)
+        noise = prior(solutions, self.latent_dim, rng)
+        noise[0] = 0
+        return mu[:, None] + noise * (log_var / 2).exp()[:, None]
+
+
+CodeSource = CodeTable | PointEncoder | GaussianEncoder

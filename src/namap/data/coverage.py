@@ -1,0 +1,85 @@
+"""How large and how full the content of a domain is, so that a gross mismatch is noticed before a fit."""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch.nn import functional as F
+
+GROSS = 1.3  # ratio of extents
+FULLER = 2.5  # ratio of covered areas
+PLAIN = 0.15  # deviation of the border pixels of a plain background
+
+
+class Coverage(NamedTuple):
+    """Medians over images, as shares.
+
+    Attributes:
+        extent: spread of the content about its centre, of the side.
+        cover: pixels over half of the strongest difference from the border colour, of the image.
+        border: deviation of the border pixels, of that strongest difference: near 0 for a plain background.
+    """
+
+    extent: float
+    cover: float
+    border: float
+
+
+def measure_coverage(images: UInt8[np.ndarray, "n c h w"]) -> Coverage:
+    """Extent and coverage of the content: of what differs from each image's border colour."""
+    x = images.astype(np.float32)
+    edge = np.concatenate([x[..., 0, :], x[..., -1, :], x[..., 0], x[..., -1]], -1)
+    weight = np.abs(x - np.median(edge, -1)[..., None, None]).mean(1)
+    peak = weight.max((1, 2), keepdims=True) + 1e-6
+    border = edge.std(-1).mean(1) / peak[:, 0, 0]
+    weight = np.where(weight > 0.3 * peak, weight, 0) + 1e-9
+    total = weight.sum((1, 2))
+    rows, columns = np.mgrid[: x.shape[2], : x.shape[3]] / x.shape[2]
+    spread = np.zeros(len(x))
+    for axis in (rows, columns):
+        centre = (weight * axis).sum((1, 2)) / total
+        spread += (weight * (axis - centre[:, None, None]) ** 2).sum((1, 2)) / total
+    cover = (weight > 0.5 * peak).mean((1, 2))
+    return Coverage(*(float(np.median(v)) for v in (np.sqrt(spread), cover, border)))
+
+
+def compare_coverage(x: UInt8[np.ndarray, "n c h w"], y: UInt8[np.ndarray, "m c h w"]) -> str | None:
+    """One line where the content of Y is grossly larger, smaller or fuller than X's; None where they agree.
+
+    Textured backgrounds (house numbers, photographs) hide where the content ends: no verdict there.
+    """
+    ours, theirs = measure_coverage(x[:512]), measure_coverage(y[:512])
+    if max(ours.border, theirs.border) > PLAIN:
+        return None
+    ratio, fuller = theirs.extent / ours.extent, theirs.cover / ours.cover
+    if ratio > GROSS:
+        return (
+            f"the queries' content is {ratio:.2f} times as large as the generator's; analogies will collapse to "
+            f"its largest images. Shrink the queries with query_scale={max(0.2, 1 / ratio):.2f}"
+        )
+    if ratio < 1 / GROSS:
+        return (
+            f"the queries' content is only {ratio:.2f} times as large as the generator's; crop the queries "
+            "closer to their content"
+        )
+    if not 1 / FULLER < fuller < FULLER:
+        return (
+            f"the queries' content covers {fuller:.1f} times as many pixels as the generator's ({theirs.cover:.0%} "
+            f"and {ours.cover:.0%} of an image); check that both domains show the same things at the same scale"
+        )
+    return None
+
+
+def shrink(images: UInt8[np.ndarray, "n c h w"], scale: float) -> UInt8[np.ndarray, "n c h w"]:
+    """Shrink images about their centre; the margin repeats the border pixels. `scale=1` returns them as they are."""
+    if scale == 1:
+        return images
+    side = images.shape[2]
+    inner = max(4, round(side * scale))
+    before = (side - inner) // 2
+    small: Float[torch.Tensor, "n c h w"] = F.interpolate(
+        torch.from_numpy(images).float(), (inner, inner), mode="bilinear", antialias=True
+    )
+    margin = [before, side - inner - before] * 2
+    return F.pad(small, margin, mode="replicate").round().clamp(0, 255).byte().numpy()

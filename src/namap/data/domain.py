@@ -1,0 +1,251 @@
+"""ImageDomain: a set of images in memory, from a folder, an npz array, torchvision or the embedded sets."""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Int, UInt8
+from torchvision.transforms import v2
+
+from ..errors import DataError
+from . import embedded
+from .images import SUFFIXES, UnreadableImage, read_image
+
+MAX_UNREADABLE = 0.10
+
+
+@dataclass(frozen=True)
+class ImageDomain:
+    """Images of one domain, uint8 `[n c h w]`, with optional integer labels and one name per image.
+
+    Attributes:
+        images: uint8, 0..255.
+        labels: one integer per image, or None.
+        names: unique stems, safe as file names; results for image i are named `names[i]`.
+        skipped: (path, reason) of every file that could not be read.
+    """
+
+    images: UInt8[np.ndarray, "n c h w"]
+    labels: Int[np.ndarray, " n"] | None
+    names: list[str]
+    source: str = "array"
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+
+    @classmethod
+    def from_array(cls, images: np.ndarray, labels: np.ndarray | None = None, source: str = "array") -> "ImageDomain":
+        """Wrap a uint8 array: `[n c h w]`, `[n h w c]` or `[n h w]`, with 1 or 3 channels.
+
+        Raises:
+            DataError: another type or shape, an empty array, or labels that do not fit.
+        """
+        if images.dtype != np.uint8:
+            raise DataError(f"{source}: images are {images.dtype}; store uint8 0..255")
+        if images.ndim == 3:
+            images = images[:, None]
+        if images.ndim == 4 and images.shape[1] not in (1, 3) and images.shape[3] in (1, 3):
+            images = np.ascontiguousarray(images.transpose(0, 3, 1, 2))
+        if images.ndim != 4 or images.shape[1] not in (1, 3):
+            raise DataError(f"{source}: shape {images.shape} is not [n c h w] with 1 or 3 channels")
+        if len(images) == 0:
+            raise DataError(f"{source}: holds no images")
+        if labels is not None and labels.shape != (len(images),):
+            raise DataError(f"{source}: {len(images)} images but labels of shape {labels.shape}")
+        width = len(str(len(images) - 1))
+        return cls(images, labels, [f"{i:0{width}d}" for i in range(len(images))], source)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def channels(self) -> int:
+        """1 (grey) or 3 (RGB)."""
+        return self.images.shape[1]
+
+    @property
+    def size(self) -> int:
+        """Side of the square images, in pixels."""
+        return self.images.shape[3]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Short sha256 of pixels and shape: two domains with the same fingerprint train the same model."""
+        digest = hashlib.sha256(str(self.images.shape).encode())
+        digest.update(np.ascontiguousarray(self.images).data)
+        return digest.hexdigest()[:16]
+
+    def subset(self, index: np.ndarray | slice) -> "ImageDomain":
+        """The images at `index`, in that order."""
+        names = np.asarray(self.names, dtype=object)[index].tolist()
+        labels = None if self.labels is None else self.labels[index]
+        return replace(self, images=self.images[index], labels=labels, names=names)
+
+    def resized(self, size: int | None = None, channels: int | None = None) -> "ImageDomain":
+        """This domain at another side (antialiased) or number of channels (luminance, or grey repeated)."""
+        images = self.images
+        if channels is not None and channels != self.channels:
+            grey = v2.functional.rgb_to_grayscale(torch.from_numpy(images), channels) if channels == 1 else None
+            images = images.repeat(3, axis=1) if grey is None else grey.numpy()
+        if size is not None and images.shape[2:] != (size, size):
+            if images.shape[2] != images.shape[3]:
+                raise DataError(f"{self.source}: images are {images.shape[3]}x{images.shape[2]}; store squares")
+            images = _resize(images, size)
+        return self if images is self.images else replace(self, images=images)
+
+    def write_skipped(self, directory: Path) -> None:
+        """Write `skipped.jsonl` (path and reason a line) where files were skipped."""
+        if self.skipped:
+            lines = (json.dumps({"path": path, "reason": reason}) for path, reason in self.skipped)
+            directory.mkdir(parents=True, exist_ok=True)
+            (directory / "skipped.jsonl").write_text("\n".join(lines) + "\n")
+
+
+def _resize(images: np.ndarray, size: int) -> np.ndarray:
+    parts = np.array_split(images, max(1, len(images) // 1024))
+    mode = v2.InterpolationMode.BICUBIC
+    return np.concatenate([v2.functional.resize(torch.from_numpy(p), [size, size], mode).numpy() for p in parts])
+
+
+def load_domain(source: str | Path | ImageDomain, size: int | None = None, channels: int | None = None) -> ImageDomain:
+    """Read the images that `source` names.
+
+    Args:
+        source: a folder (flat or nested; a sub-folder per class gives labels), `file.npz:key` (labels from the
+            matching `y_…` key), `torchvision:NAME/SPLIT`, `embedded:handwriting/SPLIT`, `embedded:typeset/SPLIT`,
+            or an ImageDomain.
+        size: side of the square images in pixels; None keeps arrays as they are and takes 32 for folders.
+        channels: 1 or 3; None keeps arrays as they are and takes 3 for folders of colour pictures, else 1.
+
+    Raises:
+        DataError: nothing there, nothing readable, or more than 10% of a folder unreadable.
+    """
+    if isinstance(source, ImageDomain):
+        return source.resized(size, channels)
+    text = str(source)
+    scheme, _, rest = text.partition(":")
+    if scheme == "torchvision":
+        return _load_torchvision(text, rest).resized(size, channels)
+    if scheme == "embedded":
+        return ImageDomain.from_array(*embedded.load(rest), source=text).resized(size, channels)
+    if text.endswith(".npz") or ".npz:" in text:
+        return _load_npz(text).resized(size, channels)
+    return _load_folder(Path(text), size or 32, channels)
+
+
+def _load_npz(text: str) -> ImageDomain:
+    path_text, _, key = text.rpartition(":") if ".npz:" in text else (text, "", "")
+    path = Path(path_text)
+    if not path.is_file():
+        raise DataError(f"{path}: no such file")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            keys = file.files
+            if not key or key not in keys:
+                problem = f"no array {key!r}" if key else "needs a key"
+                raise DataError(f"{path}: {problem}; write {path}:KEY with KEY one of {', '.join(keys)}")
+            images = file[key]
+            label_key = "_".join(["y", *key.split("_")[1:]])
+            labels = file[label_key] if label_key in keys and label_key != key else None
+    except (ValueError, OSError, EOFError, KeyError) as error:
+        raise DataError(f"{path}: not a readable npz of plain arrays ({error})") from None
+    except Exception as error:
+        if type(error).__module__.startswith(("zipfile", "zlib")):
+            raise DataError(f"{path}: damaged archive ({error})") from None
+        raise
+    if labels is not None and len(labels) != len(images):
+        labels = None  # the key of another split's labels, e.g. `y` beside `x` and `x_test`
+    return ImageDomain.from_array(images, None if labels is None else labels.astype(np.int64), text)
+
+
+def _load_folder(folder: Path, size: int, channels: int | None) -> ImageDomain:
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder; give a folder of images, file.npz:key or torchvision:NAME/SPLIT")
+    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+    if not paths:
+        raise DataError(f"{folder}: no images ({', '.join(sorted(SUFFIXES))}) in this folder or below")
+    wanted = channels or 3
+
+    def read(path: Path) -> np.ndarray | str:
+        try:
+            return read_image(path, wanted, size)
+        except UnreadableImage as error:
+            return str(error)
+
+    with ThreadPoolExecutor() as pool:
+        results = list(pool.map(read, paths))
+    skipped = [(str(p), r) for p, r in zip(paths, results, strict=True) if isinstance(r, str)]
+    if len(skipped) > MAX_UNREADABLE * len(paths):
+        path, reason = skipped[0]
+        raise DataError(f"{folder}: {len(skipped)} of {len(paths)} images cannot be read, first {path}: {reason}")
+    kept = [(p, r) for p, r in zip(paths, results, strict=True) if not isinstance(r, str)]
+    images = np.stack([r for _, r in kept])
+    if channels is None and (images == images[:, :1]).all():
+        images = np.ascontiguousarray(images[:, :1])
+    relative = [p.relative_to(folder) for p, _ in kept]
+    return ImageDomain(images, _folder_labels(relative), unique_names(relative), str(folder), skipped)
+
+
+def _folder_labels(paths: list[Path]) -> np.ndarray | None:
+    """One class per first-level sub-folder; whole numbers keep their value, other names are numbered in order."""
+    if any(len(p.parts) < 2 for p in paths):
+        return None
+    classes = sorted({p.parts[0] for p in paths})
+    number = {c: int(c) if all(c.isdecimal() for c in classes) else i for i, c in enumerate(classes)}
+    return np.array([number[p.parts[0]] for p in paths], dtype=np.int64)
+
+
+def unique_names(paths: list[Path]) -> list[str]:
+    """Stems, nested folders joined with `_`; whatever would collide keeps more of its path, then gets a number.
+
+    >>> unique_names([Path("a.jpg"), Path("a.png"), Path("b/c.png")])
+    ['a_jpg', 'a_png', 'b_c']
+    """
+    stems = ["_".join([*p.parent.parts, p.stem]) for p in paths]
+    full = ["_".join([*p.parent.parts, p.stem, p.suffix[1:].lower()]) for p in paths]
+    count = Counter(s.casefold() for s in stems)
+    chosen = [s if count[s.casefold()] == 1 else f for s, f in zip(stems, full, strict=True)]
+    taken: set[str] = {c.casefold() for c, n in zip(chosen, stems, strict=True) if c == n}
+    names = []
+    for name, stem in zip(chosen, stems, strict=True):
+        unique, suffix = name, 2
+        while name != stem and unique.casefold() in taken:
+            unique, suffix = f"{name}_{suffix}", suffix + 1
+        taken.add(unique.casefold())
+        names.append(unique)
+    return names
+
+
+def _torchvision_sets() -> dict[str, Callable[[str, str], object]]:
+    from torchvision import datasets
+
+    return {
+        "mnist": lambda root, split: datasets.MNIST(root, split == "train", download=True),
+        "fashionmnist": lambda root, split: datasets.FashionMNIST(root, split == "train", download=True),
+        "usps": lambda root, split: datasets.USPS(root, split == "train", download=True),
+        "cifar10": lambda root, split: datasets.CIFAR10(root, split == "train", download=True),
+        "svhn": lambda root, split: datasets.SVHN(root, split, download=True),
+    }
+
+
+def _load_torchvision(text: str, rest: str) -> ImageDomain:
+    name, _, split = rest.partition("/")
+    known = _torchvision_sets()
+    if name not in known or split not in ("train", "test"):
+        raise DataError(f"{text}: use torchvision:NAME/train or /test with NAME one of {', '.join(known)}")
+    root = Path.home() / ".cache" / "namap" / "torchvision"
+    try:
+        dataset = known[name](str(root), split)
+    except (OSError, RuntimeError) as error:
+        raise DataError(f"{text}: cannot be downloaded to {root} ({error}); is this machine offline?") from None
+    images = np.asarray(dataset.data)  # pyright: ignore[reportAttributeAccessIssue]
+    labels = np.asarray(getattr(dataset, "targets", getattr(dataset, "labels", None)), dtype=np.int64)
+    domain = ImageDomain.from_array(images, labels, source=text)
+    if domain.size == 28:  # MNIST's 28 pixels are padded to 32, as the papers do
+        domain = replace(domain, images=np.pad(domain.images, ((0, 0), (0, 0), (2, 2), (2, 2))))
+    return domain.resized(32)

@@ -1,0 +1,91 @@
+"""Reading one image from an untrusted file: every Pillow mode, nothing dangerous."""
+
+import warnings
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from ..errors import DataError
+
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"})
+# GIF and the rest of Pillow's decoders stay closed: fewer formats, fewer surprises.
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")
+MAX_PIXELS = 64_000_000
+MIN_SIDE = 4
+MAX_ASPECT = 20
+
+
+class UnreadableImage(DataError):
+    """One file that cannot be used; readers of folders skip it and list the reason."""
+
+
+def read_image(file: str | Path | IO[bytes], channels: int, size: int | None) -> UInt8[np.ndarray, "c h w"]:
+    """Read one image file as uint8 `[c h w]`, 0..255.
+
+    The EXIF orientation is applied, transparency is put on white, 16-bit grey is scaled to 8 bits
+    (never clipped), the first frame of a multi-page file is taken, and embedded colour profiles are
+    ignored: pixel values are used as stored.
+
+    Args:
+        channels: 1 (luminance) or 3 (RGB).
+        size: side of the square that is cut from the centre and resized (Lanczos); None keeps the picture's own shape.
+
+    Raises:
+        UnreadableImage: not an image, truncated, too large (decompression bomb), too small or too elongated.
+    """
+    try:
+        with warnings.catch_warnings():
+            # Pillow only warns between one and two times its own limit; the header is checked against ours below.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            picture = Image.open(file, formats=FORMATS)
+        _check_shape(*picture.size)
+        picture.load()  # verify() would let a truncated JPEG pass
+        picture = _to_mode(ImageOps.exif_transpose(picture), "L" if channels == 1 else "RGB")
+    except UnreadableImage:
+        raise
+    except (
+        UnidentifiedImageError,
+        Image.DecompressionBombError,
+        OSError,
+        ValueError,
+        SyntaxError,
+        EOFError,
+    ) as error:
+        reason = "is not a png, jpg, webp, bmp or tiff image" if isinstance(error, UnidentifiedImageError) else error
+        raise UnreadableImage(str(reason)) from None
+    if size is not None and picture.size != (size, size):
+        picture = ImageOps.fit(picture, (size, size), Image.Resampling.LANCZOS)
+    array = np.asarray(picture, dtype=np.uint8)
+    return array[None] if channels == 1 else np.ascontiguousarray(array.transpose(2, 0, 1))
+
+
+def _check_shape(width: int, height: int) -> None:
+    if width * height > MAX_PIXELS:
+        raise UnreadableImage(f"{width}x{height} is over {MAX_PIXELS // 10**6} megapixels (decompression bomb?)")
+    if min(width, height) < MIN_SIDE:
+        raise UnreadableImage(f"{width}x{height} is smaller than {MIN_SIDE} pixels")
+    if max(width, height) > MAX_ASPECT * min(width, height):
+        raise UnreadableImage(f"{width}x{height} is more elongated than {MAX_ASPECT}:1")
+
+
+def _to_mode(picture: Image.Image, mode: str) -> Image.Image:
+    if picture.mode.startswith("I") or picture.mode == "F":
+        # Pillow clips 16 bits to 255 on conversion; scale instead. Mode I is 16-bit data in 32-bit cells.
+        levels = np.asarray(picture, dtype=np.float64)
+        if not np.isfinite(levels).all():
+            raise UnreadableImage("has pixels that are not finite")
+        full = 1.0 if picture.mode == "F" and levels.max(initial=0) <= 1 else 65535.0
+        picture = Image.fromarray((levels.clip(0, full) / full * 255).round().astype(np.uint8))
+    if picture.has_transparency_data:
+        picture = picture.convert("RGBA")
+        background = Image.new("RGBA", picture.size, (255, 255, 255, 255))
+        picture = Image.alpha_composite(background, picture)
+    return picture.convert(mode)
+
+
+def to_picture(image: UInt8[np.ndarray, "c h w"]) -> Image.Image:
+    """A uint8 array as a Pillow picture, grey or RGB."""
+    return Image.fromarray(image[0] if len(image) == 1 else np.ascontiguousarray(image.transpose(1, 2, 0)))

@@ -1,0 +1,31 @@
+"""Every error that namap raises on purpose: one line that names the thing and the remedy, and an exit code."""
+
+
+class NamapError(Exception):
+    """Base of all deliberate errors; `exit_code` is what the command line returns."""
+
+    exit_code = 1
+
+
+class UsageError(NamapError):
+    """A wrong argument, configuration key, or a generator that does not fit."""
+
+    exit_code = 2
+
+
+class DataError(NamapError):
+    """Images that are missing, empty or unreadable."""
+
+    exit_code = 3
+
+
+class DivergedError(NamapError):
+    """Training met NaN or infinity and did not recover."""
+
+    exit_code = 4
+
+
+class StorageError(NamapError):
+    """A directory that cannot be written, or a saved model that cannot be trusted."""
+
+    exit_code = 5

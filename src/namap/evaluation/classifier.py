@@ -1,0 +1,196 @@
+"""The judge: a Network-in-Network classifier trained on real images of X only."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int, UInt8
+from torch import nn
+from torch.nn import functional as F
+
+from .. import checkpoint
+from ..data import ImageDomain
+from ..errors import DataError, StorageError, UsageError
+from ..generators import find_model, freeze
+from ..networks import NIN
+from ..runs import finish
+from ..tensors import Images, autocast, from_numpy, pick_device, pick_precision, place
+from ..training import Batch, Run, Update, train
+
+DEFAULT_IMAGES = 160_000
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A trained classifier of X images.
+
+    Attributes:
+        network: logits of images in [-1, 1].
+        size: side of the images that it was trained on.
+        channels: of these images.
+        classes: number of classes.
+        accuracy_on_x: on real images of X that it was not trained on; None where none were held out.
+    """
+
+    network: NIN
+    size: int
+    channels: int
+    classes: int
+    accuracy_on_x: float | None = None
+
+    @torch.no_grad()
+    def probabilities(self, images: UInt8[np.ndarray, "n c h w"], batch_size: int = 500) -> Float[np.ndarray, "n k"]:
+        """The probability of each class; other sizes and channel counts are converted."""
+        device = next(self.network.parameters()).device
+        domain = ImageDomain.from_array(images).resized(self.size, self.channels)
+        with autocast(device, pick_precision("auto", device)):
+            parts = [
+                self.network(from_numpy(domain.images[i : i + batch_size], device))
+                for i in range(0, len(domain), batch_size)
+            ]
+        return torch.cat(parts).softmax(1).cpu().numpy()
+
+    def predict(self, images: UInt8[np.ndarray, "n c h w"]) -> Int[np.ndarray, " n"]:
+        """The most probable class of each image."""
+        return self.probabilities(images).argmax(1)
+
+    def accuracy(self, images: UInt8[np.ndarray, "n c h w"], labels: Int[np.ndarray, " n"]) -> float:
+        """Share of images that get their label."""
+        return float((self.predict(images) == labels).mean())
+
+    def save(self, path: Path) -> None:
+        """Save to a directory, atomically."""
+        config = {
+            "format": "namap-classifier",
+            "version": 1,
+            "size": self.size,
+            "channels": self.channels,
+            "classes": self.classes,
+            "accuracy_on_x": self.accuracy_on_x,
+        }
+        checkpoint.save_directory(path, self.network.state_dict(), config)
+
+    @classmethod
+    def load(cls, path: str | Path, device: str = "auto") -> "Classifier":
+        """Load what `save` wrote.
+
+        Raises:
+            UsageError: nothing there, or something else.
+            StorageError: damaged files.
+        """
+        source = find_model(path)
+        tensors, config = checkpoint.load_directory(source)
+        if config.get("format") != "namap-classifier":
+            raise UsageError(f"{source}: holds a {config.get('format', 'foreign model')}, not a classifier")
+        size, channels, classes = (config.get(k) for k in ("size", "channels", "classes"))
+        if type(classes) is not int or channels not in (1, 3) or type(size) is not int or not 1 < classes <= 10**5:
+            raise StorageError(f"{source}: classifier configuration out of bounds")
+        network = place(NIN(channels, classes), pick_device(device))
+        checkpoint.load_weights(network, tensors, source)
+        return cls(freeze(network), size, channels, classes, config.get("accuracy_on_x"))
+
+
+class ClassifierTask:
+    """Cross-entropy with label smoothing, on shifted and turned images, under a one-cycle rate."""
+
+    def __init__(self, network: NIN, learning_rate: float = 2e-3):
+        self.network = network
+        self.modules: dict[str, nn.Module] = {"network": network}
+        optimizer = torch.optim.AdamW(network.parameters(), learning_rate, weight_decay=0.01, fused=True)
+        self.optimizers: dict[str, torch.optim.Optimizer] = {"network": optimizer}
+        self.config: dict[str, Any] = {"kind": "nin", "learning_rate": learning_rate}
+
+    def learning_rate(self, progress: float) -> float:
+        """Linear warm-up over a tenth of the run, then half a cosine."""
+        return min(progress * 10, 1.0) * (0.5 + 0.5 * float(np.cos(np.pi * progress))) + 1e-3
+
+    def updates(self, batch: Batch) -> Iterator[Update]:
+        """One step."""
+        assert batch.labels is not None
+        logits = self.network(jitter(batch.images, batch.rng))
+        loss = F.cross_entropy(logits, batch.labels, reduction="none", label_smoothing=0.05)
+        yield Update(("network",), loss, {"loss": loss})
+
+    def after_step(self, step: int) -> None:
+        """Nothing follows a step."""
+
+
+def jitter(images: Images, rng: torch.Generator) -> Images:
+    """A small random shift (2 px at 32), rotation (10 degrees) and scale (10%) of each image."""
+    b = len(images)
+    turn, scale, dx, dy = torch.empty(4, b, device=images.device).uniform_(-1, 1, generator=rng)
+    angle, factor = turn * np.pi / 18, 1 + 0.1 * scale
+    cosine, sine = angle.cos() * factor, angle.sin() * factor
+    theta = torch.stack([cosine, -sine, dx / 8, sine, cosine, dy / 8], 1).view(b, 2, 3)
+    grid = F.affine_grid(theta, list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
+
+
+def train_classifier(
+    domain: ImageDomain,
+    outdir: Path | None = None,
+    seed: int = 0,
+    images: int = DEFAULT_IMAGES,
+    held_out: ImageDomain | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+    quiet: bool = False,
+) -> Classifier:
+    """Train a classifier on labelled images of X.
+
+    Args:
+        domain: labelled images of X.
+        outdir: save to `outdir/final`; the same call goes on after an interruption.
+        seed: of weights, order and augmentation.
+        images: training images to see.
+        held_out: labelled images of X to measure it on; None: a tenth of `domain` is held out.
+        device: `auto`, `cpu` or `cuda[:n]`.
+        precision: `auto`, `fp32` or `bf16`.
+        quiet: no progress bar.
+
+    Raises:
+        DataError: the images have no labels.
+    """
+    if domain.labels is None:
+        raise DataError(f"{domain.source}: has no labels; a classifier needs them")
+    classes = int(domain.labels.max()) + 1
+    if held_out is None:
+        order = np.random.default_rng(0).permutation(len(domain))
+        held_out, domain = domain.subset(order[: len(order) // 10]), domain.subset(order[len(order) // 10 :])
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = place(NIN(domain.channels, classes), pick_device(device))
+    run = Run(images, 128, seed, device, precision, quiet=quiet, label="training the classifier")
+    train(ClassifierTask(network), domain, run, outdir)
+    classifier = Classifier(freeze(network), domain.size, domain.channels, classes)
+    assert held_out.labels is not None
+    classifier = replace(classifier, accuracy_on_x=classifier.accuracy(held_out.images, held_out.labels))
+    if outdir is not None:
+        classifier.save(outdir / "final")
+        finish(outdir)
+    return classifier
+
+
+def obtain_classifier(
+    path: Path | None,
+    x: ImageDomain | None,
+    seed: int = 0,
+    images: int = DEFAULT_IMAGES,
+    held_out: ImageDomain | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+    quiet: bool = False,
+) -> Classifier:
+    """Load the classifier at `path`, or train one on labelled images `x` and keep it there.
+
+    Raises:
+        UsageError: neither is given.
+    """
+    if path is not None and (x is None or (path / "final" / checkpoint.MANIFEST).is_file()):
+        return Classifier.load(path, device)
+    if x is None:
+        raise UsageError("evaluation needs --classifier DIR or --train-classifier-on SRC")
+    return train_classifier(x, path, seed, images, held_out, device, precision, quiet)

@@ -1,0 +1,92 @@
+"""The one training step that NAM, AE-NAM and VAE-NAM share.
+
+loss = reconstruction(T(G(z)), y) + beta * KL(q(z|y) || N(0, I))
+"""
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .codes import CodeSource
+from .data import ImageDomain
+from .generators import Generator
+from .losses import Reconstruction
+from .networks import EarnedMapper
+from .recipes import Recipe
+from .tensors import autocast, from_numpy
+from .training import Batch, Update, late_decay
+
+
+class MappingTask:
+    """The one training step that the three methods share."""
+
+    def __init__(
+        self,
+        generator: Generator,
+        mapper: nn.Module,
+        codes: CodeSource,
+        reconstruction: Reconstruction,
+        targets: "FeatureCache",
+        optimizers: dict[str, torch.optim.Optimizer],
+        recipe: Recipe,
+    ):
+        self.generator, self.mapper, self.codes = generator, mapper, codes
+        self.reconstruction, self.targets, self.recipe = reconstruction, targets, recipe
+        self.modules: dict[str, nn.Module] = {"mapper": mapper, "codes": codes}
+        self.optimizers = optimizers
+        self.config: dict[str, Any] = {"recipe": asdict(recipe), "generator": generator.config}
+        self.learning_rate = late_decay
+
+    def updates(self, batch: Batch) -> Iterator[Update]:
+        """reconstruction(T(G(z)), y) + beta KL, for whatever source gives z."""
+        recipe, mapper = self.recipe, self.mapper
+        if isinstance(mapper, EarnedMapper):
+            mapper.free = batch.progress >= recipe.freedom
+        beta = recipe.beta * (1 if batch.progress >= recipe.warmup else 1e-3)
+        z, kl = self.codes(batch.index, batch.images, batch.rng)
+        t = mapper(self.generator(z))
+        reconstruction = self.reconstruction(t, batch.images, self.targets(batch))
+        yield Update(tuple(self.optimizers), reconstruction + beta * kl, {"reconstruction": reconstruction, "kl": kl})
+
+    def after_step(self, step: int) -> None:
+        """Nothing follows a step."""
+
+
+class FeatureCache:
+    """phi(y) of every query in bfloat16, computed once; `None` where it would not fit the budget.
+
+    Args:
+        reconstruction: whose targets are cached.
+        domain: the queries.
+        budget_gb: gibibytes that the cache may take.
+        device: of the networks.
+        precision: of the networks.
+    """
+
+    def __init__(
+        self,
+        reconstruction: Reconstruction,
+        domain: ImageDomain,
+        budget_gb: float,
+        device: torch.device,
+        precision: str,
+    ):
+        self.rows: list[Tensor] = []
+        if reconstruction.features is None:
+            return
+        for start in range(0, len(domain), 64):
+            with autocast(device, precision):
+                part = reconstruction.targets(from_numpy(domain.images[start : start + 64], device))
+            if not self.rows:
+                if sum(2 * p[0].numel() for p in part) * len(domain) > budget_gb * 2**30:
+                    return
+                self.rows = [p.new_empty(len(domain), *p.shape[1:], dtype=torch.bfloat16) for p in part]
+            for row, p in zip(self.rows, part, strict=True):
+                row[start : start + 64] = p
+
+    def __call__(self, batch: Batch) -> list[Tensor] | None:
+        """The cached phi(y) of a batch, or None: the loss computes them."""
+        return [row[batch.index] for row in self.rows] or None

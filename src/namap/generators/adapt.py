@@ -1,0 +1,72 @@
+"""Generators from elsewhere, fitted to namap's conventions."""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..tensors import Codes, Images
+from .base import Generator, check_generator, freeze
+
+
+class WrappedGenerator(Generator):
+    """Any module as a generator: codes `[b d]` in, images in [-1, 1] out.
+
+    Use `wrap_generator`, which checks the module first.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        latent_dim: int,
+        image_range: tuple[float, float],
+        code_shape: tuple[int, ...],
+    ):
+        super().__init__()
+        self.module = module
+        self.latent_dim = latent_dim
+        self.image_range = image_range
+        self.code_shape = code_shape
+        self.channels, self.image_size = 0, 0
+        self.config: dict[str, Any] = {"kind": "foreign", "latent_dim": latent_dim}
+
+    def forward(self, z: Codes) -> Images:
+        """Map codes to images in [-1, 1]."""
+        low, high = self.image_range
+        images = self.module(z.view(len(z), *self.code_shape))
+        return images if (low, high) == (-1, 1) else (images - low) * (2 / (high - low)) - 1
+
+
+def wrap_generator(
+    module: nn.Module, latent_dim: int, image_range: tuple[float, float] = (-1.0, 1.0), spatial: bool = False
+) -> WrappedGenerator:
+    """Make a generator of any module, frozen and checked.
+
+    Args:
+        module: maps codes N(0, I) to images `[b c s s]`, c = 1 or 3.
+        latent_dim: d, size of a code.
+        image_range: lowest and highest value of its images, e.g. (0, 1).
+        spatial: the module wants codes of shape `[b d 1 1]` instead of `[b d]`.
+
+    Raises:
+        UsageError: it refuses such codes, returns something else, or is not differentiable.
+
+    >>> module = nn.Sequential(nn.Linear(8, 256), nn.Tanh(), nn.Unflatten(1, (1, 16, 16)))
+    >>> wrap_generator(module, latent_dim=8).image_size
+    16
+    """
+    shape = (latent_dim, 1, 1) if spatial else (latent_dim,)
+    wrapped = freeze(WrappedGenerator(module, latent_dim, image_range, shape))
+    inner = _Reshaped(module, shape)
+    wrapped.channels, wrapped.image_size = check_generator(inner, latent_dim, image_range)
+    wrapped.config |= {"channels": wrapped.channels, "image_size": wrapped.image_size}
+    return wrapped
+
+
+class _Reshaped(nn.Module):
+    def __init__(self, module: nn.Module, shape: tuple[int, ...]):
+        super().__init__()
+        self.module, self.shape = module, shape
+
+    def forward(self, z: Codes) -> torch.Tensor:
+        return self.module(z.view(len(z), *self.shape))

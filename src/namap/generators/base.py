@@ -1,0 +1,105 @@
+"""What a generator is: a module from codes `[b d]` to images `[b c h w]` in [-1, 1], with three numbers attached."""
+
+from typing import Any, TypeVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ..errors import UsageError
+from ..tensors import Codes, Images
+
+
+class Generator(nn.Module):
+    """G: codes z ~ N(0, I) of `latent_dim` numbers to square images of the domain X.
+
+    Attributes:
+        latent_dim: d.
+        channels: 1 or 3.
+        image_size: side of the images.
+        config: plain values from which an untrained copy can be built.
+    """
+
+    latent_dim: int
+    channels: int
+    image_size: int
+    config: dict[str, Any]
+
+    def forward(self, z: Codes) -> Images:
+        """Map codes to images in [-1, 1]."""
+        raise NotImplementedError
+
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def freeze(module: M) -> M:
+    """Eval mode and no gradients for its weights; gradients still flow through to its input."""
+    return module.requires_grad_(False).eval()
+
+
+def prior(count: int, latent_dim: int, rng: torch.Generator) -> Codes:
+    """`count` codes from N(0, I), on the device of `rng`."""
+    return torch.randn(count, latent_dim, generator=rng, device=rng.device)
+
+
+@torch.no_grad()
+def sample(generator: Generator, count: int, rng: torch.Generator, batch_size: int = 256) -> Images:
+    """`count` images from the prior, `[n c h w]` in [-1, 1], fp32."""
+    codes = prior(count, generator.latent_dim, rng)
+    return torch.cat([generator(z).float() for z in codes.split(batch_size)])
+
+
+def check_generator(
+    module: nn.Module, latent_dim: int, image_range: tuple[float, float] = (-1.0, 1.0)
+) -> tuple[int, int]:
+    """Try a generator before it is used; return its (channels, image size).
+
+    Checks the latent size, that one tensor of shape `[b c s s]` comes back, that its values span `image_range`,
+    that gradients reach the code, and that a sample does not depend on its batch.
+
+    Raises:
+        UsageError: one line: what was expected and what was found.
+    """
+    device = next((p.device for p in module.parameters()), torch.device("cpu"))
+    z = torch.randn(8, latent_dim, generator=torch.Generator(device).manual_seed(0), device=device, requires_grad=True)
+    try:
+        images = module(z)
+    except Exception as error:  # a foreign module may raise anything; the cause is named
+        reason = str(error).strip().split("\n")[0]
+        raise UsageError(
+            f"generator: codes of shape [8, {latent_dim}] are refused ({reason}); check latent_dim"
+        ) from error
+    if not isinstance(images, Tensor):
+        raise UsageError(f"generator: expected one tensor, found {type(images).__name__}; wrap it to return the image")
+    shape = tuple(images.shape)
+    if images.ndim != 4 or shape[0] != 8 or shape[1] not in (1, 3) or shape[2] != shape[3]:
+        raise UsageError(f"generator: expected images [8, 1 or 3, s, s], found {list(shape)}")
+    if not images.requires_grad:
+        raise UsageError("generator: no gradient reaches the code; remove torch.no_grad() or detach() from its forward")
+    _check_values(images.detach().float(), image_range)
+    with torch.no_grad():
+        alone = module(z[:1]).float()
+    gap = (alone - images[:1].float()).abs().max().item() / (image_range[1] - image_range[0])
+    if gap > 0.02:
+        raise UsageError(f"generator: an image changes with its batch (by {gap:.0%} of the range); use eval mode")
+    return shape[1], shape[2]
+
+
+def _check_values(images: Float[Tensor, "b c h w"], image_range: tuple[float, float]) -> None:
+    low, high = image_range
+    least, most = images.min().item(), images.max().item()
+    if not torch.isfinite(images).all():
+        raise UsageError("generator: its images hold NaN or infinity")
+    slack = 0.02 * (high - low)
+    if least < low - slack or most > high + slack:
+        found = f"[{least:.2f}, {most:.2f}]"
+        raise UsageError(f"generator: expected values in [{low:g}, {high:g}], found {found}; set image_range")
+    if (most - least) < 0.1 * (high - low):
+        raise UsageError(
+            f"generator: all values lie in [{least:.2f}, {most:.2f}], a tenth of the range; set image_range"
+        )
+    if low < 0 <= least:
+        raise UsageError(
+            f"generator: expected values in [{low:g}, {high:g}], found none below 0; set image_range=(0, {high:g})?"
+        )

@@ -1,0 +1,105 @@
+"""Reconstruction losses and the KL term: every loss maps a batch to `[b]`, the caller reduces.
+
+loss = reconstruction(T(G(z)), y) + beta * KL(q(z|y) || N(0, I))            (VAE-NAM Eq. 5)
+"""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from .networks import VGGFeatures
+from .tensors import Images, PerSample
+
+RIDGE = 1e-3
+
+
+def l1(t: Images, y: Images) -> PerSample:
+    """Mean absolute difference per image.
+
+    >>> l1(torch.zeros(2, 1, 4, 4), torch.ones(2, 1, 4, 4)).tolist()
+    [1.0, 1.0]
+    """
+    return (t.float() - y).abs().flatten(1).mean(1)
+
+
+def l2(t: Images, y: Images) -> PerSample:
+    """Mean squared difference per image."""
+    return (t.float() - y).square().flatten(1).mean(1)
+
+
+def kl_divergence(mu: Float[Tensor, "b d"], log_var: Float[Tensor, "b d"]) -> PerSample:
+    """KL(N(mu, sigma^2) || N(0, I)) = 1/2 sum(mu^2 + sigma^2 - 1 - log sigma^2) >= 0, in nats.
+
+    This is VAE-NAM Eq. 6 with its sign set right.
+
+    >>> kl_divergence(torch.zeros(1, 8), torch.zeros(1, 8)).tolist()
+    [0.0]
+    """
+    return 0.5 * (mu.square() + log_var.exp() - 1 - log_var).sum(1)
+
+
+def fit_appearance(
+    t: Float[Tensor, "b k h w"], y: Float[Tensor, "b c h w"]
+) -> tuple[Float[Tensor, "b c k"], Float[Tensor, "b c"]]:
+    """The per-image affine map (A, b) that best explains y by t: ridge least squares in closed form.
+
+    A, b = argmin ||A t + b - y||^2 + ridge ||A||^2      over the pixels of one image
+    """
+    t_mean, y_mean = t.float().mean((2, 3)), y.mean((2, 3))
+    t_centred = (t.float() - t_mean[..., None, None]).flatten(2)
+    y_centred = (y - y_mean[..., None, None]).flatten(2)
+    pixels = t_centred.shape[2]
+    t_cov = t_centred @ t_centred.mT / pixels + RIDGE * torch.eye(t.shape[1], device=t.device)
+    cross = y_centred @ t_centred.mT / pixels
+    a = cross / t_cov if t.shape[1] == 1 else torch.linalg.solve(t_cov, cross, left=False)
+    return a, y_mean - (a @ t_mean[..., None])[..., 0]
+
+
+def paint(t: Float[Tensor, "b k h w"], a: Float[Tensor, "b c k"], b: Float[Tensor, "b c"]) -> Images:
+    """A t + b: T's output in the colours of one query."""
+    return torch.einsum("bck,bkhw->bchw", a, t.float()) + b[..., None, None]
+
+
+def appearance_invariant(t: Float[Tensor, "b k h w"], y: Images) -> PerSample:
+    """Residual of the best affine recolouring of t, as a share of y's variance: 0 (explained) to 1 (not at all).
+
+        min_{A,b} ||A T(G(z)) + b - y||^2 / var(y)
+
+    T(G(z)) cannot know that a house number is red on grey; each query explains its own appearance.
+    """
+    residual = (paint(t, *fit_appearance(t, y)) - y).square().flatten(1).mean(1)
+    variance = y.var((2, 3), correction=0).mean(1)
+    return residual / (variance + RIDGE)
+
+
+class Reconstruction(nn.Module):
+    """A pixel loss `(t, y) -> [b]` as a module, optionally with perceptual terms (NAM Eq. 4).
+
+        sum_i ||phi_i(t) - phi_i(y)||_1 + pixel(t, y)         with norms taken as means over an image
+
+    Args:
+        pixel: `l1`, `l2`, `appearance_invariant`, or any function of that shape.
+        features: a network that maps images to a list of `[b c h w]`, such as `VGGFeatures`; None: pixels only.
+    """
+
+    def __init__(self, pixel=l2, features: VGGFeatures | nn.Module | None = None):
+        super().__init__()
+        self.pixel = pixel
+        self.features = features
+
+    @torch.no_grad()
+    def targets(self, y: Images) -> list[Tensor]:
+        """phi_i(y): constant in a fit, so computed without a graph, and once per query where a cache holds it."""
+        return [] if self.features is None else self.features(y)
+
+    def forward(self, t: Images, y: Images, targets: Sequence[Tensor] | None = None) -> PerSample:
+        """The loss of each image; `targets` saves computing phi(y) again."""
+        with torch.autocast(y.device.type, enabled=False):  # variances and ridge systems need fp32
+            loss = self.pixel(t, y)
+        if self.features is None:
+            return loss
+        for ours, theirs in zip(self.features(t), self.targets(y) if targets is None else targets, strict=True):
+            loss = loss + (ours - theirs).abs().flatten(1).mean(1, dtype=torch.float32)
+        return loss

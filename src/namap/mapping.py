@@ -1,0 +1,407 @@
+"""NAM, AE-NAM and VAE-NAM: fit, translate, map_forward, save, load. One equation, three sources of codes.
+
+loss = reconstruction(T(G(z)), y) + beta * KL(q(z|y) || N(0, I))
+"""
+
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from torch import nn
+
+from . import checkpoint
+from .analogies import Analogies
+from .codes import CodeSource, CodeTable, GaussianEncoder, PointEncoder
+from .data import ImageDomain, load_domain
+from .data.coverage import compare_coverage, shrink
+from .errors import StorageError, UsageError
+from .fitting import FeatureCache, MappingTask
+from .generators import Generator, build_generator, find_model, freeze, sample
+from .losses import Reconstruction, appearance_invariant, fit_appearance, l1, l2, paint
+from .networks import EarnedMapper, PaperMapper, VGGFeatures
+from .networks.vgg import Convention
+from .recipes import Method, Recipe, default_recipe, make_recipe
+from .runs import claim, finish
+from .solving import optimise_codes
+from .tensors import Images, autocast, from_numpy, pick_device, pick_precision, place, random_stream, to_uint8
+from .training import Run, identity, train
+
+PIXEL_LOSSES = {"appearance": appearance_invariant, "l1": l1, "l2": l2, "perceptual": l1}
+
+
+class Mapping:
+    """A mapper T and a source of codes, fitted to a frozen generator G of the domain X.
+
+    Use `NAM`, `AENAM` or `VAENAM`.
+
+    Args:
+        generator: G, from `load_generator` or `wrap_generator`; put into eval mode and frozen.
+        loss: `appearance`, `l1`, `l2` or `perceptual`.
+        features: network of the perceptual loss, images to a list of `[b c h w]`; None: VGG-16.
+        vgg_weights: a safetensors file of VGG-16; None: torchvision's ImageNet weights.
+        vgg_input: what these weights expect, `torchvision` or `caffe`.
+        device: `auto`, `cpu` or `cuda[:n]`.
+        precision: `auto`, `fp32` or `bf16`.
+        settings: any field of `Recipe`, e.g. `beta=1e-3, seed=0, images=100_000`.
+
+    Raises:
+        UsageError: an unknown setting.
+    """
+
+    method: ClassVar[Method]
+
+    def __init__(
+        self,
+        generator: Generator,
+        *,
+        loss: str = "appearance",
+        features: nn.Module | None = None,
+        vgg_weights: str | Path | None = None,
+        vgg_input: Convention = "torchvision",
+        device: str = "auto",
+        precision: str = "auto",
+        **settings: Any,
+    ):
+        if not isinstance(generator, Generator):
+            raise UsageError(
+                f"{type(generator).__name__} is not a namap generator; use wrap_generator(module, latent_dim=…)"
+            )
+        self.device = pick_device(device)
+        self.precision = pick_precision(precision, self.device)
+        self.generator = place(freeze(generator), self.device)
+        base = make_recipe({"loss": loss})
+        recipe = default_recipe(self.method, base.loss, generator.image_size)
+        self.recipe: Recipe = make_recipe({**asdict(recipe), **settings})
+        self.features = features
+        self.vgg = (None if vgg_weights is None else Path(vgg_weights), vgg_input)
+        self.channels = 0  # of Y; known after a fit
+        self.mapper: nn.Module = nn.Identity()
+        self.codes: CodeSource | None = None
+
+    # ---- fit ------------------------------------------------------------------------------------------------
+
+    def fit(self, data: str | Path | ImageDomain, outdir: str | Path | None = None, quiet: bool = False) -> Self:
+        """Learn T and the codes (or E) from queries alone.
+
+        Args:
+            data: the queries: whatever `load_domain` reads.
+            outdir: where checkpoints, `metrics.jsonl` and the result (`final/`) go; the same call again goes on,
+                or loads the result. None: nothing is written.
+            quiet: no progress bar.
+
+        Raises:
+            DataError: no usable images.
+            DivergedError: the loss became NaN and stayed so.
+            UsageError: `outdir` holds another run.
+        """
+        domain = self.prepare_queries(data)
+        recipe = self.recipe
+        if recipe.queries and recipe.queries < len(domain):
+            order = np.random.default_rng(recipe.seed).permutation(len(domain))
+            domain = domain.subset(np.sort(order[: recipe.queries]))
+        warning = compare_coverage(to_uint8(self.sample_x(256)).cpu().numpy(), domain.images)
+        if warning:
+            print(f"warning: {warning}")
+        self.build(domain.channels, len(domain))
+        task = self.make_task(domain)
+        run = Run(
+            recipe.images,
+            recipe.batch_size,
+            recipe.seed,
+            str(self.device),
+            self.precision,
+            quiet=quiet,
+            label=f"fitting {self.method}",
+        )
+        home = None if outdir is None else Path(outdir)
+        if home is not None and claim(home, identity(task, domain, run)):
+            self.restore(home / "final")
+            return self
+        train(task, domain, run, home)
+        self.eval()
+        if home is not None:
+            self.save_pretrained(home / "final")
+            finish(home)
+        return self
+
+    def build(self, channels: int, count: int) -> None:
+        """Make T and the source of codes, untrained, for queries of `channels` channels."""
+        recipe, size, d = self.recipe, self.image_size, self.latent_dim
+        self.channels = channels
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(recipe.seed)
+            earned = recipe.mapper == "earned"
+            outputs = 1 if recipe.loss == "appearance" else channels
+            x_channels = self.generator.channels
+            self.mapper = (
+                EarnedMapper(x_channels, outputs, recipe.features)
+                if earned
+                else PaperMapper(x_channels, outputs, recipe.features, recipe.skip)
+            )
+            self.codes = self.make_codes(channels, size, d, count)
+        for module in (self.mapper, self.codes):
+            place(module, self.device)
+
+    def make_codes(self, channels: int, size: int, latent_dim: int, count: int) -> CodeSource:
+        """The method's source of codes."""
+        raise NotImplementedError
+
+    def make_optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        """Adam for T (its freed part slower); subclasses add the codes'."""
+        recipe = self.recipe
+        groups = [{"params": list(self.mapper.parameters())}]
+        if isinstance(self.mapper, EarnedMapper):
+            groups = [
+                {"params": list(self.mapper.local.parameters())},
+                {"params": list(self.mapper.crn.parameters()), "lr": recipe.free_rate},
+            ]
+        return {"networks": torch.optim.Adam(groups, recipe.rate, fused=True)}
+
+    def make_task(self, domain: ImageDomain) -> MappingTask:
+        """What is trained: T and the codes, on `domain`, which is prepared."""
+        reconstruction = self.make_reconstruction()
+        cache = FeatureCache(reconstruction, domain, self.recipe.feature_cache_gb, self.device, self.precision)
+        codes, optimizers = self.fitted_codes, self.make_optimizers()
+        return MappingTask(self.generator, self.mapper, codes, reconstruction, cache, optimizers, self.recipe)
+
+    def make_reconstruction(self) -> Reconstruction:
+        """The loss of the recipe, with its feature network where it has one."""
+        features = self.features
+        if self.recipe.loss == "perceptual" and features is None:
+            weights, convention = self.vgg
+            features = self.features = VGGFeatures(weights, self.recipe.blocks, convention)
+        wanted = features if self.recipe.loss == "perceptual" else None
+        return place(Reconstruction(PIXEL_LOSSES[self.recipe.loss], wanted), self.device)
+
+    def eval(self) -> None:
+        """Inference mode: an answer never depends on its batch-mates."""
+        for module in (self.mapper, self.fitted_codes):
+            module.eval()
+
+    # ---- use ------------------------------------------------------------------------------------------------
+
+    def translate(
+        self,
+        data: str | Path | ImageDomain,
+        solutions: int = 1,
+        refine: int | None = None,
+        seed: int = 0,
+        batch_size: int = 256,
+    ) -> Analogies:
+        """Find the analogies G(z_y) of queries.
+
+        Args:
+            data: queries: whatever `load_domain` reads.
+            solutions: k answers for each query.
+            refine: iterations of Eq. 6 that follow the first codes; None: 0 with an encoder (one pass), 200 for NAM.
+            seed: of the samples and starts.
+            batch_size: queries at a time; changes nothing but memory and speed.
+
+        Raises:
+            UsageError: several solutions from AE-NAM without refinement.
+        """
+        domain = self.prepare_queries(data)
+        parts = [
+            self.solve(domain.images[i : i + batch_size], solutions, refine, seed)
+            for i in range(0, len(domain), batch_size)
+        ]
+        x, codes, losses = (np.concatenate(p) for p in zip(*parts, strict=True))
+        return Analogies(x, codes, losses, domain.names)
+
+    def solve(
+        self,
+        queries: UInt8[np.ndarray, "b c h w"],
+        solutions: int = 1,
+        refine: int | None = None,
+        seed: int = 0,
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Analogies of one batch of prepared queries: uint8 `[b k c h w]`, codes `[b k d]`, losses `[b k]`."""
+        y = from_numpy(queries, self.device)
+        steps = self.default_refine if refine is None else refine
+        with autocast(self.device, self.precision):
+            with torch.no_grad():
+                starts = self.fitted_codes.starts(y, solutions, random_stream(seed, device=self.device))
+            z, losses = optimise_codes(
+                self.generator,
+                self.mapper,
+                self.make_reconstruction(),
+                y,
+                starts,
+                steps,
+                self.recipe.code_rate,
+                self.recipe.beta,
+            )
+            with torch.no_grad():
+                x = self.generator(z.flatten(0, 1)).unflatten(0, z.shape[:2])
+        return to_uint8(x).cpu().numpy(), z.cpu().numpy(), losses.cpu().numpy()
+
+    @torch.no_grad()
+    def map_forward(self, x: Images, like: Images | None = None) -> Images:
+        """T: map X images to Y images.
+
+        Args:
+            x: `[b c h w]` in [-1, 1], e.g. analogies.
+            like: queries whose appearance (an affine map of T's output, fitted per image) the result takes; only
+                under the appearance-invariant loss, whose T has one channel and no colours of its own.
+
+        Returns:
+            `[b c h w]` in [-1, 1].
+        """
+        with autocast(self.device, self.precision):
+            t = self.mapper(x.to(self.device)).float()
+        if like is not None and self.recipe.loss == "appearance":
+            t = paint(t, *fit_appearance(t, like.to(self.device)))
+        return t.expand(-1, self.channels, -1, -1).clamp(-1, 1)
+
+    def prepare_queries(self, data: str | Path | ImageDomain) -> ImageDomain:
+        """Queries at the generator's size, with Y's channels once these are known."""
+        domain = load_domain(data, self.image_size, self.channels or None)
+        return replace(domain, images=shrink(domain.images, self.recipe.query_scale))
+
+    @torch.no_grad()
+    def sample_x(self, count: int) -> Images:
+        """`count` images of X from the prior, the same at every call."""
+        with autocast(self.device, self.precision):
+            return sample(self.generator, count, random_stream(0, device=self.device))
+
+    @property
+    def image_size(self) -> int:
+        """Side of the images of both domains."""
+        return self.generator.image_size
+
+    @property
+    def latent_dim(self) -> int:
+        """d."""
+        return self.generator.latent_dim
+
+    @property
+    def default_refine(self) -> int:
+        """Iterations of Eq. 6 unless told otherwise: none where an encoder answers in one pass."""
+        return 0
+
+    @property
+    def fitted_codes(self) -> CodeSource:
+        """The source of codes.
+
+        Raises:
+            UsageError: not fitted yet.
+        """
+        if self.codes is None:
+            raise UsageError("this mapping is not fitted; call fit() or from_pretrained()")
+        return self.codes
+
+    # ---- save and load --------------------------------------------------------------------------------------
+
+    def save_pretrained(self, path: str | Path) -> None:
+        """Save everything that translating needs, as safetensors and JSON, atomically."""
+        codes = self.fitted_codes
+        tensors = checkpoint.prefixed("mapper", self.mapper.state_dict())
+        tensors |= checkpoint.prefixed("codes", codes.state_dict())
+        generator: dict[str, Any] = self.generator.config
+        if generator["kind"] != "foreign":
+            tensors |= checkpoint.prefixed("generator", self.generator.state_dict())
+        count = len(codes.table.weight) if isinstance(codes, CodeTable) else 0
+        config = {
+            "format": "namap-mapping",
+            "version": 1,
+            "recipe": asdict(self.recipe),
+            "generator": generator,
+            "channels": self.channels,
+            "queries": count,
+        }
+        checkpoint.save_directory(Path(path), tensors, config)
+
+    @classmethod
+    def from_pretrained(cls, path: str | Path, generator: Generator | None = None, **options: Any) -> "Mapping":
+        """Load a saved mapping.
+
+        Args:
+            path: its directory, or the output directory of `namap fit`.
+            generator: needed where the mapping was fitted to a wrapped generator, which is not saved with it.
+            **options: device, precision, features, vgg_weights, vgg_input, as in the constructor.
+
+        Raises:
+            UsageError: nothing there, another method than this class, or the generator is missing.
+            StorageError: damaged files.
+        """
+        source = find_model(path)
+        tensors, config = checkpoint.load_directory(source)
+        if config.get("format") != "namap-mapping":
+            raise UsageError(f"{source}: holds a {config.get('format', 'foreign model')}, not a mapping")
+        recipe = make_recipe(config["recipe"])
+        kind = METHODS[recipe.method]
+        if not issubclass(kind, cls):
+            raise UsageError(f"{source}: holds a {kind.__name__}, not a {cls.__name__}; load it with {kind.__name__}")
+        if generator is None:
+            if config["generator"].get("kind") == "foreign":
+                raise UsageError(f"{source}: was fitted to a wrapped generator; pass the same one as generator=")
+            generator = build_generator(config["generator"], source)
+            checkpoint.load_weights(generator, checkpoint.without_prefix("generator", tensors), source)
+        elif generator.latent_dim != config["generator"]["latent_dim"]:
+            d = config["generator"]["latent_dim"]
+            raise UsageError(f"{source}: expects codes of {d}, the generator takes {generator.latent_dim}")
+        mapping = kind(generator, **options, **asdict(recipe))
+        if config["channels"] not in (1, 3) or not 0 <= config["queries"] <= 10**9:
+            raise StorageError(f"{source}: channels or queries out of bounds")
+        mapping.build(config["channels"], config["queries"])
+        mapping.restore(source)
+        return mapping
+
+    def restore(self, source: Path) -> None:
+        """Load T and the codes of a saved mapping into this one, which has been built."""
+        tensors, _ = checkpoint.load_directory(source)
+        checkpoint.load_weights(self.mapper, checkpoint.without_prefix("mapper", tensors), source)
+        checkpoint.load_weights(self.fitted_codes, checkpoint.without_prefix("codes", tensors), source)
+        self.eval()
+
+
+class NAM(Mapping):
+    """One learnt code per query (ECCV 2018, Eq. 3 and 5); new queries are solved by Eq. 6."""
+
+    method = "nam"
+
+    def make_codes(self, channels: int, size: int, latent_dim: int, count: int) -> CodeSource:
+        """A table of codes."""
+        return CodeTable(count, latent_dim, random_stream(self.recipe.seed))
+
+    def make_optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        """Row-wise Adam for the codes: a dense one would move the rows that are absent from a batch."""
+        table = torch.optim.SparseAdam(list(self.fitted_codes.parameters()), self.recipe.code_rate)
+        return {**super().make_optimizers(), "codes": table}
+
+    @property
+    def default_refine(self) -> int:
+        """A new query has no code before Eq. 6."""
+        return 200
+
+
+class AENAM(Mapping):
+    """A deterministic encoder z = E(y) (NeurIPS 2018, Eq. 2)."""
+
+    method = "ae"
+
+    def make_codes(self, channels: int, size: int, latent_dim: int, count: int) -> CodeSource:
+        """An encoder with d outputs."""
+        return PointEncoder(channels, size, latent_dim, self.recipe.encoder_width)
+
+    def make_optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        """One Adam for E and T."""
+        optimizers = super().make_optimizers()
+        optimizers["networks"].add_param_group({"params": list(self.fitted_codes.parameters())})
+        return optimizers
+
+
+class VAENAM(AENAM):
+    """A stochastic encoder q(z|y) = N(mu, sigma^2) (NeurIPS 2018, Eq. 3-5)."""
+
+    method = "vae"
+
+    def make_codes(self, channels: int, size: int, latent_dim: int, count: int) -> CodeSource:
+        """An encoder with 2d outputs."""
+        return GaussianEncoder(channels, size, latent_dim, self.recipe.encoder_width)
+
+
+METHODS: dict[str, type[Mapping]] = {c.method: c for c in (NAM, AENAM, VAENAM)}

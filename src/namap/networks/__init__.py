@@ -1,0 +1,8 @@
+"""The networks: T (crn), E (encoder), evaluation classifiers (nin) and perceptual features (vgg)."""
+
+from .crn import CRN, EarnedMapper, PaperMapper
+from .encoder import ConvEncoder, init_dcgan
+from .nin import NIN
+from .vgg import VGGFeatures
+
+__all__ = ["CRN", "NIN", "ConvEncoder", "EarnedMapper", "PaperMapper", "VGGFeatures", "init_dcgan"]

@@ -1,0 +1,98 @@
+"""Every number of a fit, as one frozen record; recipes are functions that return one."""
+
+import difflib
+from typing import Any, Literal
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from .errors import UsageError
+
+Method = Literal["nam", "ae", "vae"]
+Loss = Literal["appearance", "l1", "l2", "perceptual"]
+
+
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+class Recipe:
+    """How a mapping is fitted.
+
+    Attributes:
+        method: how z_y is obtained: `nam` (code table), `ae` or `vae` (encoder).
+        loss: reconstruction: `appearance`, `l1`, `l2`, or `perceptual` (VGG blocks and L1 of pixels).
+        images: training images to see in all.
+        batch_size: images of one step.
+        seed: of the initialisation, the order of the data and the noise.
+        beta: weight of the KL term (for `nam` and `ae`, of 1/2 ||z||^2).
+        warmup: share of the run with a KL weight of a thousandth of beta.
+        mapper: `earned` (identity first, freed later) or `crn` (as published).
+        features: F of the CRN.
+        skip: T adds G(z) to the CRN's output (mapper `crn`).
+        freedom: share of the run after which an `earned` mapper's CRN is freed.
+        rate: Adam's learning rate of E, and of T's local part.
+        free_rate: of the CRN in an `earned` mapper.
+        code_rate: of NAM's code table, and of codes that are optimised at inference.
+        encoder_width: channels of E's first convolution.
+        queries: how many training queries NAM draws at random (0: all).
+        blocks: VGG blocks of the perceptual loss.
+        feature_cache_gb: budget for the cached phi(y) of all queries; recomputed each step where it does not fit.
+        query_scale: queries are shrunk about their centre by this factor before anything else.
+    """
+
+    method: Method = "vae"
+    loss: Loss = "appearance"
+    images: int = Field(384_000, ge=1)
+    batch_size: int = Field(128, ge=2)
+    seed: int = Field(0, ge=0)
+    beta: float = Field(1e-3, ge=0)
+    warmup: float = Field(0.13, ge=0, le=1)
+    mapper: Literal["earned", "crn"] = "earned"
+    features: int = Field(8, ge=1, le=512)
+    skip: bool = False
+    freedom: float = Field(0.33, ge=0, le=1)
+    rate: float = Field(3e-3, gt=0)
+    free_rate: float = Field(3e-4, gt=0)
+    code_rate: float = Field(0.03, gt=0)
+    encoder_width: int = Field(64, ge=1, le=2048)
+    queries: int = Field(0, ge=0)
+    blocks: int = Field(3, ge=1, le=5)
+    feature_cache_gb: float = Field(2.0, ge=0)
+    query_scale: float = Field(1.0, gt=0.1, le=1)
+
+
+def default_recipe(method: Method = "vae", loss: Loss = "appearance", image_size: int = 32) -> Recipe:
+    """The recipe that `namap fit` uses unless told otherwise.
+
+    Under the appearance-invariant loss T earns its freedom; under the papers' losses T is the papers' CRN. F is 8
+    for 32 pixels and 32 above; NAM learns 2000 queries, T at 1e-3 and codes at 0.03 (NAM §3.6).
+    """
+    nam = {"rate": 1e-3, "queries": 2000, "beta": 0.0} if method == "nam" else {}
+    ae = {"beta": 0.0} if method == "ae" else {}
+    paper = {} if loss == "appearance" else {"mapper": "crn"}
+    size = {"features": 8, "blocks": 3} if image_size <= 32 else {"features": 32, "blocks": 4}
+    return make_recipe({"method": method, "loss": loss, **paper, **nam, **ae, **size})
+
+
+def make_recipe(values: dict[str, Any]) -> Recipe:
+    """A checked recipe.
+
+    Raises:
+        UsageError: an unknown key (the nearest one is named) or a value out of bounds.
+
+    >>> make_recipe({"batch_sise": 4})
+    Traceback (most recent call last):
+    namap.errors.UsageError: unknown setting 'batch_sise'; did you mean 'batch_size'?
+    """
+    known = Recipe.__dataclass_fields__
+    for key in values:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, 1, 0.5)
+            raise UsageError(
+                f"unknown setting {key!r}; " + (f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}")
+            )
+    try:
+        return TypeAdapter(Recipe).validate_python(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UsageError(
+            f"setting {'.'.join(map(str, first['loc']))}: {first['msg']}, found {first['input']!r}"
+        ) from None

@@ -1,0 +1,90 @@
+"""Shapes, ranges, devices and precision: the conventions every other module builds on.
+
+Images are float `[b c h w]` in [-1, 1] everywhere inside; uint8 lives only at the edges.
+"""
+
+from contextlib import AbstractContextManager
+from typing import TypeVar
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+
+from .errors import UsageError
+
+Images = Float[Tensor, "b c h w"]
+Codes = Float[Tensor, "b d"]
+PerSample = Float[Tensor, "b"]
+
+
+def to_float(images: UInt8[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """Map uint8 0..255 to float32 [-1, 1].
+
+    >>> to_float(torch.tensor([0, 255], dtype=torch.uint8)).tolist()
+    [-1.0, 1.0]
+    """
+    return images.float().div_(127.5).sub_(1)
+
+
+def to_uint8(images: Float[Tensor, "*shape"]) -> UInt8[Tensor, "*shape"]:
+    """Map float [-1, 1] to uint8 0..255, rounding; values outside the range are clipped."""
+    return images.float().add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+def from_numpy(images: UInt8[np.ndarray, "n c h w"], device: torch.device | str = "cpu") -> Images:
+    """A uint8 array as a float batch on `device`, channels last (the fast layout on CPU and GPU)."""
+    batch = torch.from_numpy(np.ascontiguousarray(images)).to(device)
+    return to_float(batch).to(memory_format=torch.channels_last)
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """Resolve `auto`, `cpu` or `cuda[:n]`.
+
+    Raises:
+        UsageError: the name is not a device, or the device is not there.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UsageError(f"--device {name}: not a device; use auto, cpu or cuda[:n]") from None
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UsageError(f"--device {name}: this machine has {torch.cuda.device_count()} CUDA devices; use cpu")
+    return device
+
+
+def pick_precision(name: str, device: torch.device) -> str:
+    """Resolve `auto` to `bf16` where the hardware multiplies bfloat16 (AVX512-BF16, AMX, CUDA sm80), else `fp32`."""
+    if name not in ("auto", "fp32", "bf16"):
+        raise UsageError(f"--precision {name}: unknown; use auto, fp32 or bf16")
+    if name != "auto":
+        return name
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    features = torch.cpu.get_capabilities()
+    return "bf16" if features.get("avx512_bf16") or features.get("amx_bf16") else "fp32"
+
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def place(module: M, device: torch.device) -> M:
+    """Move a module to `device`, convolution weights channels last."""
+    return module.to(device).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+
+
+def autocast(device: torch.device, precision: str) -> AbstractContextManager:
+    """The autocast context of a `precision` from `pick_precision`."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+
+
+def random_stream(seed: int, *position: int, device: torch.device | str = "cpu") -> torch.Generator:
+    """A random generator that is a pure function of (seed, position).
+
+    Training draws from `random_stream(seed, step)`, so a resumed run needs no saved random state
+    to repeat the uninterrupted one.
+    """
+    state = int(np.random.SeedSequence([seed, *position]).generate_state(1, np.uint64)[0])
+    return torch.Generator(device).manual_seed(state % 2**63)

@@ -1,0 +1,358 @@
+"""One loop for everything that is trained: generators, mappings, classifiers.
+
+A task owns modules and optimizers and yields its losses; the loop owns everything else: the order of the
+data, precision, schedule, the guard against NaN, checkpoints, resuming, signals and the log. All randomness is a
+function of (seed, step), so a resumed run repeats the uninterrupted one.
+"""
+
+import json
+import math
+import shutil
+import signal
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from . import checkpoint
+from .data import ImageDomain
+from .errors import DivergedError, NamapError, StorageError
+from .runs import claim, read_log
+from .tensors import Images, PerSample, autocast, from_numpy, pick_device, pick_precision, random_stream
+
+MAX_ROLLBACKS = 1
+KEPT_CHECKPOINTS = 2
+
+
+class Batch(NamedTuple):
+    """What a task sees of one step."""
+
+    index: Int[Tensor, " b"]
+    images: Images
+    labels: Int[Tensor, " b"] | None
+    rng: torch.Generator
+    images_seen: int
+    progress: float  # images seen as a share of the run, 0 to 1
+
+
+class Update(NamedTuple):
+    """One step of the named optimizers: minimise the mean of `loss` `[b]`."""
+
+    optimizers: tuple[str, ...]
+    loss: PerSample
+    logs: dict[str, Tensor]
+
+
+class Task(Protocol):
+    """What can be trained. `updates` may yield several times a step; each is applied before it goes on."""
+
+    modules: dict[str, nn.Module]
+    optimizers: dict[str, torch.optim.Optimizer]
+    config: dict[str, Any]
+
+    def updates(self, batch: Batch) -> Iterator[Update]:
+        """Yield the losses of one step, in order."""
+        ...
+
+    def learning_rate(self, progress: float) -> float:
+        """Factor on every learning rate at this share of the run."""
+        ...
+
+    def after_step(self, step: int) -> None:
+        """Whatever follows the updates of a step, e.g. an average of the weights."""
+        ...
+
+
+@dataclass(frozen=True)
+class Run:
+    """How a task is run: everything that does not belong to the model.
+
+    Attributes:
+        images: training images to see in all.
+        batch_size: images of one step.
+        seed: decides the order of the data and all noise.
+        checkpoint_seconds: pause between two checkpoints.
+    """
+
+    images: int
+    batch_size: int
+    seed: int = 0
+    device: str = "auto"
+    precision: str = "auto"
+    checkpoint_seconds: float = 30.0
+    log_every: int = 50
+    quiet: bool = False
+    label: str = "training"
+
+    @property
+    def steps(self) -> int:
+        """Steps that see at least `images` images."""
+        return max(1, math.ceil(self.images / self.batch_size))
+
+
+@dataclass
+class _State:
+    step: int = 0
+    rollbacks: int = 0
+    seconds: float = 0.0
+    scale: float = 1.0  # halved by a rollback
+    log: list[dict[str, float]] = field(default_factory=list)
+
+
+class Interrupted(NamapError):
+    """A signal ended the run after a checkpoint; the same command goes on."""
+
+    def __init__(self, message: str, exit_code: int):
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+def train(task: Task, domain: ImageDomain, run: Run, outdir: Path | None = None) -> list[dict[str, float]]:
+    """Train `task` on `domain`; return the log, one entry per logged step.
+
+    With an `outdir`, `checkpoints/` and `metrics.jsonl` are kept there and an interrupted run goes on from them.
+
+    Raises:
+        UsageError: `outdir` holds a run with another configuration or other data.
+        DivergedError: NaN or infinity came back after a rollback.
+        StorageError: checkpoints cannot be written, or none of them is sound.
+        Interrupted: SIGINT or SIGTERM, after a checkpoint.
+    """
+    with tempfile.TemporaryDirectory(prefix="namap-") as scratch:
+        return Loop(task, domain, run, outdir or Path(scratch)).run_all()
+
+
+class Loop:
+    """The state of one run; `train` drives it to the end."""
+
+    def __init__(self, task: Task, domain: ImageDomain, run: Run, outdir: Path):
+        self.task, self.domain, self.run, self.outdir = task, domain, run, outdir
+        self.device = pick_device(run.device)
+        self.precision = pick_precision(run.precision, self.device)
+        self.state = _State()
+        self.base_rates = {name: [g["lr"] for g in o.param_groups] for name, o in task.optimizers.items()}
+        self.identity = identity(task, domain, run)
+
+    def run_all(self) -> list[dict[str, float]]:
+        """Step to the end; return the log."""
+        task, run, state = self.task, self.run, self.state
+        self.resume()
+        started, saved = time.monotonic() - state.seconds, time.monotonic()
+        bar = tqdm(
+            total=run.steps * run.batch_size,
+            initial=state.step * run.batch_size,
+            unit="img",
+            desc=run.label,
+            disable=True if run.quiet else None,
+            unit_scale=True,
+        )
+        with bar, _signals() as signals:
+            while state.step < run.steps:
+                self.set_rates(task.learning_rate(state.step / run.steps))
+                broken, logs = self.step(self.batch(state.step))
+                if broken:
+                    self.roll_back(broken)
+                    continue
+                state.step += 1
+                task.after_step(state.step)
+                state.seconds = time.monotonic() - started
+                bar.update(run.batch_size)
+                if state.step % run.log_every == 0 or state.step == run.steps:
+                    self.log(logs, bar)
+                if signals or time.monotonic() - saved > run.checkpoint_seconds:
+                    self.save()
+                    saved = time.monotonic()
+                if signals:
+                    name, code = ("SIGTERM", 143) if signals[0] == signal.SIGTERM else ("Ctrl-C", 130)
+                    where = f"{run.label}: stopped by {name} at step {state.step} of {run.steps}"
+                    raise Interrupted(f"{where}; run the same command again to go on", code)
+        return state.log
+
+    def step(self, batch: Batch) -> tuple[str, dict[str, Tensor]]:
+        """Apply a step's updates; return (what was not finite, or '', and the values to log)."""
+        updates = self.task.updates(batch)
+        logs: dict[str, Tensor] = {}
+        while True:
+            with autocast(self.device, self.precision):
+                update = next(updates, None)
+            if update is None:
+                return "", logs
+            optimizers = [self.task.optimizers[name] for name in update.optimizers]
+            for optimizer in optimizers:
+                optimizer.zero_grad(set_to_none=True)
+            loss = update.loss.mean()
+            loss.backward()
+            parameters = [p for o in optimizers for g in o.param_groups for p in g["params"]]
+            gradients = [p.grad for p in parameters if p.grad is not None]
+            dense = [g.coalesce().values() if g.is_sparse else g for g in gradients]
+            # One synchronisation a step, on purpose: no weight is touched by a step that is not finite.
+            if not torch.isfinite(loss + torch.nn.utils.get_total_norm(dense)):
+                kind = "gradient" if torch.isfinite(loss) else "loss"
+                return f"{kind} of {' and '.join(update.optimizers)}", logs
+            for optimizer in optimizers:
+                optimizer.step()
+            logs |= update.logs
+
+    def batch(self, step: int) -> Batch:
+        """What step number `step` sees: a function of the seed and the step."""
+        run = self.run
+        index = batch_index(len(self.domain), run.batch_size, run.seed, step)
+        labels = self.domain.labels
+        return Batch(
+            torch.from_numpy(index).to(self.device),
+            from_numpy(self.domain.images[index], self.device),
+            None if labels is None else torch.from_numpy(labels[index]).to(self.device),
+            random_stream(run.seed, step, device=self.device),
+            step * run.batch_size,
+            step / run.steps,
+        )
+
+    def set_rates(self, factor: float) -> None:
+        """Set every learning rate to its base, times the schedule's factor, times what rollbacks left."""
+        for name, optimizer in self.task.optimizers.items():
+            for group, base in zip(optimizer.param_groups, self.base_rates[name], strict=True):
+                group["lr"] = base * factor * self.state.scale
+
+    def log(self, logs: dict[str, Tensor], bar: tqdm) -> None:
+        """Append a row to the log, to `metrics.jsonl` and to the progress bar."""
+        state = self.state
+        row = {
+            "step": state.step,
+            "images": state.step * self.run.batch_size,
+            "seconds": round(state.seconds, 3),
+        }
+        row |= {name: float(value.detach().float().mean()) for name, value in logs.items()}
+        state.log.append(row)
+        with (self.outdir / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps(row) + "\n")
+        bar.set_postfix(
+            {n: f"{v:.3g}" for n, v in row.items() if n not in ("step", "images", "seconds")}, refresh=False
+        )
+
+    def roll_back(self, broken: str) -> None:
+        """Go back to the last checkpoint with half the learning rate, or give up."""
+        state = self.state
+        where = f"{self.run.label}: {broken} is not finite at step {state.step}"
+        if state.rollbacks >= MAX_ROLLBACKS:
+            raise DivergedError(f"{where}, again after a rollback; look at the data or lower the learning rate")
+        rollbacks, scale = state.rollbacks + 1, state.scale / 2
+        self.restore()
+        state.rollbacks, state.scale = rollbacks, scale
+        tqdm.write(f"warning: {where}; back to step {state.step} with half the learning rate")
+
+    def save(self) -> None:
+        """Write a checkpoint; keep the newest few."""
+        state, task = self.state, self.task
+        tensors: dict[str, Tensor] = {}
+        for name, module in task.modules.items():
+            tensors |= checkpoint.prefixed(f"module.{name}", module.state_dict())
+        for name, optimizer in task.optimizers.items():
+            tensors |= checkpoint.prefixed(f"optimizer.{name}", checkpoint.optimizer_tensors(optimizer))
+        meta = {
+            "step": state.step,
+            "rollbacks": state.rollbacks,
+            "seconds": state.seconds,
+            "scale": state.scale,
+        }
+        folder = self.outdir / "checkpoints"
+        checkpoint.save_directory(folder / f"{state.step:09d}", tensors, {"state": meta})
+        for old in sorted(folder.glob("[0-9]*"))[:-KEPT_CHECKPOINTS]:
+            shutil.rmtree(old)
+
+    def resume(self) -> None:
+        """Go on from the newest checkpoint, or write the first one: something to roll back to."""
+        claim(self.outdir, self.identity)
+        if any((self.outdir / "checkpoints").glob("[0-9]*")):
+            self.restore()
+        else:
+            (self.outdir / "metrics.jsonl").unlink(missing_ok=True)
+            self.save()
+
+    def restore(self) -> None:
+        """Load the newest sound checkpoint; an unsound one is named and passed over."""
+        folders = sorted((self.outdir / "checkpoints").glob("[0-9]*"), reverse=True)
+        for folder in folders:
+            try:
+                tensors, config = checkpoint.load_directory(folder)
+                break
+            except StorageError as error:
+                tqdm.write(f"warning: {error}; trying the checkpoint before it")
+        else:
+            raise StorageError(f"{self.outdir / 'checkpoints'}: no sound checkpoint; start anew with --overwrite")
+        for name, module in self.task.modules.items():
+            checkpoint.load_weights(module, checkpoint.without_prefix(f"module.{name}", tensors), folder)
+        for name, optimizer in self.task.optimizers.items():
+            checkpoint.load_optimizer(optimizer, checkpoint.without_prefix(f"optimizer.{name}", tensors))
+        self.state.__dict__.update(config["state"])
+        self.state.log = [row for row in read_log(self.outdir) if row["step"] <= self.state.step]
+        (self.outdir / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in self.state.log))
+
+
+def identity(task: Task, domain: ImageDomain, run: Run) -> dict[str, Any]:
+    """Everything that decides the result of a run, as JSON values."""
+    precision = pick_precision(run.precision, pick_device(run.device))
+    settings = {"images": run.images, "batch_size": run.batch_size, "seed": run.seed, "precision": precision}
+    return json.loads(json.dumps({"task": task.config, "run": settings, "data": domain.fingerprint}))
+
+
+def batch_index(count: int, batch_size: int, seed: int, step: int) -> Int[np.ndarray, " b"]:
+    """Rows of batch `step` in an endless sequence of permutations, each a function of (seed, epoch)."""
+    position = np.arange(step * batch_size, (step + 1) * batch_size)
+    epochs = position // count
+    parts = [_permutation(count, seed, int(e))[position[epochs == e] % count] for e in np.unique(epochs)]
+    return np.concatenate(parts)
+
+
+@lru_cache(maxsize=4)
+def _permutation(count: int, seed: int, epoch: int) -> Int[np.ndarray, " n"]:
+    return np.random.default_rng([seed, epoch]).permutation(count)
+
+
+def follow(average: nn.Module, module: nn.Module, step: int, decay: float = 0.999) -> None:
+    """Move `average` towards `module`: exponential moving average of the weights, buffers copied.
+
+    The first steps use a shorter memory, so that the average never remembers the initialisation.
+    """
+    weight = 1 - min(decay, (1 + step) / (10 + step))
+    with torch.no_grad():
+        for ours, theirs in zip(average.parameters(), module.parameters(), strict=True):
+            ours.lerp_(theirs, weight)
+        for ours, theirs in zip(average.buffers(), module.buffers(), strict=True):
+            ours.copy_(theirs)
+
+
+def late_decay(progress: float) -> float:
+    """Constant over the first half of a run, then linearly to (almost) zero."""
+    return min(1.0, 2 * (1 - progress) + 1e-3)
+
+
+@contextmanager
+def _signals() -> Iterator[list[int]]:
+    """Collect SIGINT and SIGTERM instead of dying in the middle of a step; a second SIGINT does interrupt."""
+    received: list[int] = []
+
+    def note(number: int, _frame: object) -> None:
+        if number == signal.SIGINT and received:
+            raise KeyboardInterrupt
+        received.append(number)
+
+    try:
+        before = {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not the main thread: signals are somebody else's
+        yield received
+        return
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
