@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from .networks import VGGFeatures
-from .tensors import Images, PerSample
+from .tensors import Images, PerSample, XImages
 
 RIDGE = 1e-3
 
@@ -41,7 +41,7 @@ def kl_divergence(mu: Float[Tensor, "b d"], log_var: Float[Tensor, "b d"]) -> Pe
 
 
 def fit_appearance(
-    t: Float[Tensor, "b k h w"], y: Float[Tensor, "b c h w"]
+    t: XImages, y: Float[Tensor, "b c h w"]
 ) -> tuple[Float[Tensor, "b c k"], Float[Tensor, "b c"]]:
     """The per-image affine map (A, b) that best explains y by t: ridge least squares in closed form.
 
@@ -57,12 +57,12 @@ def fit_appearance(
     return a, y_mean - (a @ t_mean[..., None])[..., 0]
 
 
-def paint(t: Float[Tensor, "b k h w"], a: Float[Tensor, "b c k"], b: Float[Tensor, "b c"]) -> Images:
+def paint(t: XImages, a: Float[Tensor, "b c k"], b: Float[Tensor, "b c"]) -> Images:
     """A t + b: T's output in the colours of one query."""
     return torch.einsum("bck,bkhw->bchw", a, t.float()) + b[..., None, None]
 
 
-def appearance_invariant(t: Float[Tensor, "b k h w"], y: Images) -> PerSample:
+def appearance_invariant(t: XImages, y: Images) -> PerSample:
     """Residual of the best affine recolouring of t, as a share of y's variance: 0 (explained) to 1 (not at all).
 
         min_{A,b} ||A T(G(z)) + b - y||^2 / var(y)
@@ -94,7 +94,7 @@ class Reconstruction(nn.Module):
         """phi_i(y): constant in a fit, so computed without a graph, and once per query where a cache holds it."""
         return [] if self.features is None else self.features(y)
 
-    def forward(self, t: Images, y: Images, targets: Sequence[Tensor] | None = None) -> PerSample:
+    def forward(self, t: XImages, y: Images, targets: Sequence[Tensor] | None = None) -> PerSample:
         """The loss of each image; `targets` saves computing phi(y) again."""
         with torch.autocast(y.device.type, enabled=False):  # variances and ridge systems need fp32
             loss = self.pixel(t, y)

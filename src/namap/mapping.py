@@ -5,7 +5,7 @@ loss = reconstruction(T(G(z)), y) + beta * KL(q(z|y) || N(0, I))
 
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch
@@ -26,10 +26,12 @@ from .networks.vgg import Convention
 from .recipes import Method, Recipe, default_recipe, make_recipe
 from .runs import claim, finish
 from .solving import optimise_codes
-from .tensors import Images, autocast, from_numpy, pick_device, pick_precision, place, random_stream, to_uint8
+from .tensors import Images, XImages, autocast, from_numpy, pick_device, pick_precision, place, random_stream, to_uint8
 from .training import Run, identity, train
 
 PIXEL_LOSSES = {"appearance": appearance_invariant, "l1": l1, "l2": l2, "perceptual": l1}
+
+M = TypeVar("M", bound="Mapping")
 
 
 class Mapping:
@@ -55,7 +57,7 @@ class Mapping:
 
     def __init__(
         self,
-        generator: Generator,
+        generator: nn.Module,
         *,
         loss: str = "appearance",
         features: nn.Module | None = None,
@@ -83,7 +85,7 @@ class Mapping:
 
     # ---- fit ------------------------------------------------------------------------------------------------
 
-    def fit(self, data: str | Path | ImageDomain, outdir: str | Path | None = None, quiet: bool = False) -> Self:
+    def fit(self: M, data: str | Path | ImageDomain, outdir: str | Path | None = None, quiet: bool = False) -> M:
         """Learn T and the codes (or E) from queries alone.
 
         Args:
@@ -137,9 +139,9 @@ class Mapping:
             outputs = 1 if recipe.loss == "appearance" else channels
             x_channels = self.generator.channels
             self.mapper = (
-                EarnedMapper(x_channels, outputs, recipe.features)
+                EarnedMapper(x_channels, outputs, recipe.filters)
                 if earned
-                else PaperMapper(x_channels, outputs, recipe.features, recipe.skip)
+                else PaperMapper(x_channels, outputs, recipe.filters, recipe.skip)
             )
             self.codes = self.make_codes(channels, size, d, count)
         for module in (self.mapper, self.codes):
@@ -239,7 +241,7 @@ class Mapping:
         return to_uint8(x).cpu().numpy(), z.cpu().numpy(), losses.cpu().numpy()
 
     @torch.no_grad()
-    def map_forward(self, x: Images, like: Images | None = None) -> Images:
+    def map_forward(self, x: XImages, like: Images | None = None) -> Images:
         """T: map X images to Y images.
 
         Args:

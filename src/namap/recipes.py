@@ -25,7 +25,7 @@ class Recipe:
         beta: weight of the KL term (for `nam` and `ae`, of 1/2 ||z||^2).
         warmup: share of the run with a KL weight of a thousandth of beta.
         mapper: `earned` (identity first, freed later) or `crn` (as published).
-        features: F of the CRN.
+        filters: F of the CRN: 4F, 3F, 2F, F filters at its scales.
         skip: T adds G(z) to the CRN's output (mapper `crn`).
         freedom: share of the run after which an `earned` mapper's CRN is freed.
         rate: Adam's learning rate of E, and of T's local part.
@@ -46,7 +46,7 @@ class Recipe:
     beta: float = Field(1e-3, ge=0)
     warmup: float = Field(0.13, ge=0, le=1)
     mapper: Literal["earned", "crn"] = "earned"
-    features: int = Field(8, ge=1, le=512)
+    filters: int = Field(8, ge=1, le=512)
     skip: bool = False
     freedom: float = Field(0.33, ge=0, le=1)
     rate: float = Field(3e-3, gt=0)
@@ -68,7 +68,7 @@ def default_recipe(method: Method = "vae", loss: Loss = "appearance", image_size
     nam = {"rate": 1e-3, "queries": 2000, "beta": 0.0} if method == "nam" else {}
     ae = {"beta": 0.0} if method == "ae" else {}
     paper = {} if loss == "appearance" else {"mapper": "crn"}
-    size = {"features": 8, "blocks": 3} if image_size <= 32 else {"features": 32, "blocks": 4}
+    size = {"filters": 8, "blocks": 3} if image_size <= 32 else {"filters": 32, "blocks": 4}
     return make_recipe({"method": method, "loss": loss, **paper, **nam, **ae, **size})
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from .errors import UsageError
 
 Images = Float[Tensor, "b c h w"]
+XImages = Float[Tensor, "b k h w"]  # beside Images, where the two domains differ in channels
 Codes = Float[Tensor, "b d"]
 PerSample = Float[Tensor, "b"]
 

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -53,6 +53,7 @@ class Update(NamedTuple):
     logs: dict[str, Tensor]
 
 
+@runtime_checkable
 class Task(Protocol):
     """What can be trained. `updates` may yield several times a step; each is applied before it goes on."""
 

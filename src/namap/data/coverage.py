@@ -44,7 +44,7 @@ def measure_coverage(images: UInt8[np.ndarray, "n c h w"]) -> Coverage:
     return Coverage(*(float(np.median(v)) for v in (np.sqrt(spread), cover, border)))
 
 
-def compare_coverage(x: UInt8[np.ndarray, "n c h w"], y: UInt8[np.ndarray, "m c h w"]) -> str | None:
+def compare_coverage(x: UInt8[np.ndarray, "n c h w"], y: UInt8[np.ndarray, "m k h w"]) -> str | None:
     """One line where the content of Y is grossly larger, smaller or fuller than X's; None where they agree.
 
     Textured backgrounds (house numbers, photographs) hide where the content ends: no verdict there.

@@ -1,8 +1,8 @@
 """Reading one image from an untrusted file: every Pillow mode, nothing dangerous."""
 
 import warnings
+from io import BufferedIOBase
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 from jaxtyping import UInt8
@@ -22,7 +22,7 @@ class UnreadableImage(DataError):
     """One file that cannot be used; readers of folders skip it and list the reason."""
 
 
-def read_image(file: str | Path | IO[bytes], channels: int, size: int | None) -> UInt8[np.ndarray, "c h w"]:
+def read_image(file: str | Path | BufferedIOBase, channels: int, size: int | None) -> UInt8[np.ndarray, "c h w"]:
     """Read one image file as uint8 `[c h w]`, 0..255.
 
     The EXIF orientation is applied, transparency is put on white, 16-bit grey is scaled to 8 bits
@@ -54,8 +54,9 @@ def read_image(file: str | Path | IO[bytes], channels: int, size: int | None) ->
         SyntaxError,
         EOFError,
     ) as error:
-        reason = "is not a png, jpg, webp, bmp or tiff image" if isinstance(error, UnidentifiedImageError) else error
-        raise UnreadableImage(str(reason)) from None
+        if isinstance(error, UnidentifiedImageError):
+            raise UnreadableImage("is not a png, jpg, webp, bmp or tiff image, or is cut short") from None
+        raise UnreadableImage(str(error)) from None
     if size is not None and picture.size != (size, size):
         picture = ImageOps.fit(picture, (size, size), Image.Resampling.LANCZOS)
     array = np.asarray(picture, dtype=np.uint8)

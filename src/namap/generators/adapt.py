@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import torch
 from torch import nn
 
 from ..tensors import Codes, Images
@@ -30,10 +29,14 @@ class WrappedGenerator(Generator):
         self.channels, self.image_size = 0, 0
         self.config: dict[str, Any] = {"kind": "foreign", "latent_dim": latent_dim}
 
+    def raw(self, z: Codes) -> Any:
+        """What the module returns, in its own range."""
+        return self.module(z.view(len(z), *self.code_shape))
+
     def forward(self, z: Codes) -> Images:
         """Map codes to images in [-1, 1]."""
         low, high = self.image_range
-        images = self.module(z.view(len(z), *self.code_shape))
+        images = self.raw(z)
         return images if (low, high) == (-1, 1) else (images - low) * (2 / (high - low)) - 1
 
 
@@ -56,17 +59,8 @@ def wrap_generator(
     16
     """
     shape = (latent_dim, 1, 1) if spatial else (latent_dim,)
+    device = next((p.device for p in module.parameters()), None)
     wrapped = freeze(WrappedGenerator(module, latent_dim, image_range, shape))
-    inner = _Reshaped(module, shape)
-    wrapped.channels, wrapped.image_size = check_generator(inner, latent_dim, image_range)
+    wrapped.channels, wrapped.image_size = check_generator(wrapped.raw, latent_dim, image_range, device)
     wrapped.config |= {"channels": wrapped.channels, "image_size": wrapped.image_size}
     return wrapped
-
-
-class _Reshaped(nn.Module):
-    def __init__(self, module: nn.Module, shape: tuple[int, ...]):
-        super().__init__()
-        self.module, self.shape = module, shape
-
-    def forward(self, z: Codes) -> torch.Tensor:
-        return self.module(z.view(len(z), *self.shape))

@@ -1,5 +1,6 @@
 """What a generator is: a module from codes `[b d]` to images `[b c h w]` in [-1, 1], with three numbers attached."""
 
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch
@@ -51,7 +52,10 @@ def sample(generator: Generator, count: int, rng: torch.Generator, batch_size: i
 
 
 def check_generator(
-    module: nn.Module, latent_dim: int, image_range: tuple[float, float] = (-1.0, 1.0)
+    module: Callable[[Codes], Any],
+    latent_dim: int,
+    image_range: tuple[float, float] = (-1.0, 1.0),
+    device: torch.device | None = None,
 ) -> tuple[int, int]:
     """Try a generator before it is used; return its (channels, image size).
 
@@ -61,8 +65,7 @@ def check_generator(
     Raises:
         UsageError: one line: what was expected and what was found.
     """
-    device = next((p.device for p in module.parameters()), torch.device("cpu"))
-    z = torch.randn(8, latent_dim, generator=torch.Generator(device).manual_seed(0), device=device, requires_grad=True)
+    z = torch.randn(8, latent_dim, generator=torch.Generator().manual_seed(0)).to(device).requires_grad_()
     try:
         images = module(z)
     except Exception as error:  # a foreign module may raise anything; the cause is named

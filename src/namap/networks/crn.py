@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..tensors import Images
+from ..tensors import Images, XImages
 
 SCALES = 4
 
@@ -29,7 +29,7 @@ class CRN(nn.Module):
         self.norms = nn.ModuleList(nn.GroupNorm(1, w) for w in widths)  # layer norm: no statistics across a batch
         self.head = nn.Conv2d(widths[-1], out_channels, 1)
 
-    def forward(self, x: Images) -> Images:
+    def forward(self, x: XImages) -> Images:
         """Map X images in [-1, 1] to unbounded Y images of the same side."""
         features: Tensor | None = None
         for level, (convolution, norm) in enumerate(zip(self.convolutions, self.norms, strict=True)):
@@ -58,7 +58,7 @@ class PaperMapper(nn.Module):
         self.out_channels = out_channels
         self.skip = skip
 
-    def forward(self, x: Images) -> Images:
+    def forward(self, x: XImages) -> Images:
         """Map X images in [-1, 1] to Y images in [-1, 1]."""
         out = self.crn(x)
         return torch.tanh(out + _match_channels(x, self.out_channels)) if self.skip else torch.tanh(out)
@@ -91,13 +91,13 @@ class EarnedMapper(nn.Module):
         self.out_channels = out_channels
         self.free = True
 
-    def forward(self, x: Images) -> Images:
+    def forward(self, x: XImages) -> Images:
         """Map X images in [-1, 1] to Y images (unbounded: the loss rescales them)."""
         out = _match_channels(x, self.out_channels) + self.local(x)
         return out + self.crn(x) if self.free else out
 
 
-def _match_channels(x: Images, channels: int) -> Images:
+def _match_channels(x: XImages, channels: int) -> Images:
     if x.shape[1] == channels:
         return x
     return x.mean(1, keepdim=True).expand(-1, channels, -1, -1)

@@ -1,0 +1,20 @@
+"""Real training, small: print from fonts, handwriting mapped to it, judged by a classifier of print."""
+
+import pytest
+
+from namap.data import load_domain
+from namap.evaluation import evaluate_kept, train_classifier
+from namap.generators.dcgan import DCGANRecipe, train_dcgan
+from namap.mapping import VAENAM
+
+
+@pytest.mark.slow
+def test_a_tiny_mapping_keeps_the_digit():
+    x = load_domain("embedded:typeset/train")
+    generator = train_dcgan(x, DCGANRecipe(latent_dim=16, images=48_000, width=24), quiet=True)
+    mapping = VAENAM(generator, images=50_000, encoder_width=24).fit("embedded:handwriting/train", quiet=True)
+    judge = train_classifier(x, images=20_000, quiet=True)
+    result = evaluate_kept(mapping, load_domain("embedded:handwriting/test"), judge)
+    assert judge.accuracy_on_x is not None
+    assert judge.accuracy_on_x > 0.95
+    assert result.kept > 0.45, result

@@ -1,0 +1,195 @@
+import io
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from namap.data import ImageDomain, UnreadableImage, load_domain, read_image
+from namap.data.coverage import compare_coverage, shrink
+from namap.data.domain import unique_names
+from namap.errors import DataError
+
+RAMP = np.tile(np.arange(0, 256, 8, dtype=np.uint8), (32, 1))
+
+
+def saved(picture: Image.Image, fmt: str = "PNG", **options) -> io.BytesIO:
+    file = io.BytesIO()
+    picture.save(file, fmt, **options)
+    file.seek(0)
+    return file
+
+
+def test_every_mode_reads_as_the_same_ramp():
+    grey = Image.fromarray(RAMP)
+    rgb = grey.convert("RGB")
+    deep = Image.fromarray(RAMP.astype(np.uint16) * 257)
+    opaque = Image.merge("LA", (grey, Image.new("L", grey.size, 255)))
+    for picture, fmt in (
+        (grey, "PNG"), (opaque, "PNG"), (grey.convert("P"), "PNG"), (rgb, "PNG"), (rgb.convert("RGBA"), "PNG"),
+        (deep, "PNG"), (deep, "TIFF"), (grey, "TIFF"), (rgb, "BMP"),
+    ):  # fmt: skip
+        np.testing.assert_array_equal(read_image(saved(picture, fmt), 1, None)[0], RAMP, err_msg=f"{picture.mode} {fmt}")
+    cmyk = read_image(saved(rgb.convert("CMYK"), "TIFF"), 3, None)
+    assert np.abs(cmyk.astype(int) - RAMP).max() <= 2
+    bilevel = read_image(saved(grey.convert("1", dither=Image.Dither.NONE)), 1, None)
+    np.testing.assert_array_equal(bilevel[0], np.where(RAMP > 127, 255, 0))
+
+
+def test_transparency_is_put_on_white():
+    picture = Image.new("RGBA", (8, 8), (10, 20, 30, 0))
+    assert (read_image(saved(picture), 3, None) == 255).all()
+
+
+def test_exif_orientation_is_applied():
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by 90 degrees to view
+    turned = read_image(saved(Image.fromarray(RAMP), exif=exif), 1, None)[0]
+    np.testing.assert_array_equal(turned, np.rot90(RAMP, -1))
+
+
+def bomb(width: int, height: int) -> bytes:
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 100)) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "is not"),
+        (b"text, not a picture", "is not"),
+        (saved(Image.fromarray(RAMP), "JPEG").getvalue()[:-60], "truncated"),
+        (saved(Image.fromarray(RAMP), "GIF").getvalue(), "is not"),
+        (bomb(20_000, 20_000), "bomb"),
+        (saved(Image.new("L", (1, 1))).getvalue(), "smaller"),
+        (saved(Image.new("L", (2000, 10))).getvalue(), "elongated"),
+    ],
+)
+def test_unusable_files_are_refused_with_a_reason(content, reason):
+    with pytest.raises(UnreadableImage, match=reason):
+        read_image(io.BytesIO(content), 3, 32)
+
+
+@given(st.binary(max_size=400), st.integers(0, 3000), st.integers(0, 255))
+@settings(max_examples=150, deadline=None)
+def test_damaged_files_never_raise_anything_else(tail, position, value):
+    content = bytearray(saved(Image.fromarray(RAMP), "PNG").getvalue() + tail)
+    content[position % len(content)] = value
+    try:
+        image = read_image(io.BytesIO(bytes(content)), 1, 32)
+    except UnreadableImage:
+        return
+    assert image.shape == (1, 32, 32)
+    assert image.dtype == np.uint8
+
+
+def folder(path: Path, count: int = 20) -> Path:
+    path.mkdir()
+    for i in range(count):
+        Image.fromarray(np.roll(RAMP, i, 1)).save(path / f"{i:02d}.png")
+    return path
+
+
+def test_a_folder_skips_and_lists_what_it_cannot_read(tmp_path):
+    pictures = folder(tmp_path / "y")
+    (pictures / "05.png").write_bytes(b"")
+    domain = load_domain(pictures)
+    assert len(domain) == 19
+    assert domain.channels == 1
+    assert [Path(p).name for p, _ in domain.skipped] == ["05.png"]
+    domain.write_skipped(tmp_path / "out")
+    assert "05.png" in (tmp_path / "out" / "skipped.jsonl").read_text()
+    for i in range(3):
+        (pictures / f"{i:02d}.png").write_bytes(b"broken")
+    with pytest.raises(DataError, match="4 of 20"):
+        load_domain(pictures)
+
+
+def test_missing_and_empty_folders(tmp_path):
+    with pytest.raises(DataError, match="no such folder"):
+        load_domain(tmp_path / "nothing")
+    with pytest.raises(DataError, match="no images"):
+        load_domain(tmp_path)
+
+
+def test_subfolders_give_labels(tmp_path):
+    (tmp_path / "d").mkdir()
+    for name in ("7", "3"):
+        folder(tmp_path / "d" / name, 2)
+    domain = load_domain(tmp_path / "d")
+    assert domain.labels is not None
+    assert domain.labels.tolist() == [3, 3, 7, 7]
+    assert domain.names == ["3_00", "3_01", "7_00", "7_01"]
+
+
+@given(st.lists(st.sampled_from(["a.png", "a.jpg", "A.png", "a_png.png", "a_png.jpg", "b/a.png", "b_a.png"]), unique=True))
+def test_names_are_unique_whatever_the_file_system(names):
+    found = unique_names([Path(n) for n in names])
+    assert len({n.casefold() for n in found}) == len(names)
+    assert not any("/" in n for n in found)
+
+
+def test_npz(tmp_path):
+    path = tmp_path / "d.npz"
+    images = np.zeros((5, 1, 32, 32), np.uint8)
+    np.savez(path, x_train=images, y_train=np.arange(5), photos_a=images, f=images.astype(float), o=np.array([{}]))
+    domain = load_domain(f"{path}:x_train", channels=3)
+    assert domain.images.shape == (5, 3, 32, 32)
+    assert domain.labels is not None
+    assert domain.labels.tolist() == [0, 1, 2, 3, 4]
+    assert load_domain(f"{path}:photos_a", size=16).images.shape == (5, 1, 16, 16)
+    for source, reason in (
+        (f"{path}:nope", "no array 'nope'"), (str(path), "needs a key"), (f"{path}:f", "store uint8"),
+        (f"{path}:o", "not a readable npz"), (f"{tmp_path}/no.npz:x", "no such file"),
+    ):  # fmt: skip
+        with pytest.raises(DataError, match=reason):
+            load_domain(source)
+    path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(DataError):
+        load_domain(f"{path}:x_train")
+
+
+def test_torchvision_offline_is_one_clear_line(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr("urllib.request.urlopen", lambda *a, **k: (_ for _ in ()).throw(OSError("no network")))
+    with pytest.raises(DataError, match="offline"):
+        load_domain("torchvision:svhn/test")
+    with pytest.raises(DataError, match="use torchvision:NAME"):
+        load_domain("torchvision:mnist")
+
+
+def test_embedded_sets():
+    y, x = load_domain("embedded:handwriting/train"), load_domain("embedded:typeset/train")
+    assert len(y) == 1297
+    assert len(load_domain("embedded:handwriting/test")) == 500
+    assert x.images.shape == (6000, 1, 32, 32)
+    assert x.images.reshape(6000, -1).max(1).min() > 128, "an empty glyph"
+    assert compare_coverage(x.images, y.images) is None
+
+
+def test_gross_differences_of_scale_are_noticed():
+    x = load_domain("embedded:typeset/test").images
+    small = shrink(x, 0.6)
+    assert small.shape == x.shape
+    assert "times as large" in (compare_coverage(small, x) or "")
+    assert "only" in (compare_coverage(x, small) or "")
+
+
+def test_textured_backgrounds_give_no_verdict(shared):
+    street = load_domain(f"{shared}/street_digits.npz:x_test")
+    digits = load_domain(f"{shared}/digits_mnist5k.npz:x_test")
+    assert compare_coverage(digits.images, street.images) is None
+
+
+def test_from_array_refuses_what_it_cannot_use():
+    for images in (np.zeros((0, 1, 8, 8), np.uint8), np.zeros((2, 5, 8, 8), np.uint8), np.zeros((2, 1, 8, 8))):
+        with pytest.raises(DataError):
+            ImageDomain.from_array(images)
+    assert ImageDomain.from_array(np.zeros((2, 8, 8, 3), np.uint8)).channels == 3

@@ -1,0 +1,215 @@
+import numpy as np
+import pytest
+import torch
+
+from namap.codes import CodeTable
+from namap.data import load_domain
+from namap.errors import StorageError, UsageError
+from namap.losses import Reconstruction, l2
+from namap.mapping import AENAM, METHODS, NAM, VAENAM, Mapping
+from namap.networks import EarnedMapper
+from namap.solving import optimise_codes
+from namap.tensors import from_numpy, random_stream
+
+SMALL = {"images": 640, "batch_size": 32, "encoder_width": 8, "filters": 4, "precision": "fp32"}
+
+
+def fitted(method: str, generator, domain, **settings) -> Mapping:
+    return METHODS[method](generator, **{**SMALL, **settings}).fit(domain, quiet=True)
+
+
+# Losses of the last step of a tiny run. A change here is a change of the method, not of the code around it.
+GOLDEN = {("nam", "l2"): 0.4059, ("ae", "l1"): 0.4223, ("vae", "appearance"): 0.9937}
+
+
+@pytest.mark.parametrize(("method", "loss"), GOLDEN)
+def test_golden_losses(method, loss, generator, handwriting, tmp_path):
+    mapping = METHODS[method](generator, loss=loss, **SMALL)
+    mapping.fit(handwriting, tmp_path, quiet=True)
+    from namap.runs import read_log
+
+    assert read_log(tmp_path)[-1]["reconstruction"] == pytest.approx(GOLDEN[method, loss], rel=5e-3)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_fit_changes_nothing_of_the_generator(method, generator, handwriting):
+    before = {k: v.clone() for k, v in generator.state_dict().items()}
+    fitted(method, generator.train(), handwriting)
+    assert not generator.training
+    assert all(torch.equal(v, before[k]) for k, v in generator.state_dict().items())
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_save_and_load_give_the_same_answers(method, generator, handwriting, tmp_path):
+    mapping = fitted(method, generator, handwriting)
+    mapping.save_pretrained(tmp_path / "m")
+    loaded = Mapping.from_pretrained(tmp_path / "m", precision="fp32")
+    assert type(loaded) is type(mapping)
+    assert loaded.recipe == mapping.recipe
+    queries = handwriting.subset(slice(0, 5))
+    ours, theirs = mapping.translate(queries, refine=3), loaded.translate(queries, refine=3)
+    np.testing.assert_array_equal(ours.x, theirs.x)
+    np.testing.assert_array_equal(ours.codes, theirs.codes)
+    assert {p.suffix for p in (tmp_path / "m").iterdir()} == {".json", ".safetensors"}
+    wrong = next(c for c in METHODS.values() if c is not type(mapping) and not issubclass(type(mapping), c))
+    with pytest.raises(UsageError, match="holds a"):
+        wrong.from_pretrained(tmp_path / "m")
+
+
+@pytest.mark.parametrize(("method", "solutions", "refine"), [("vae", 3, 0), ("vae", 2, 4), ("ae", 1, 0), ("nam", 2, 5)])
+def test_an_answer_does_not_depend_on_its_batch_mates(method, solutions, refine, generator, handwriting):
+    mapping = fitted(method, generator, handwriting)
+    queries = handwriting.subset(slice(0, 9))
+    together = mapping.translate(queries, solutions, refine)
+    for i in (0, 4, 8):
+        alone = mapping.translate(queries.subset(slice(i, i + 1)), solutions, refine)
+        np.testing.assert_allclose(alone.codes[0], together.codes[i], atol=1e-4)
+        assert np.abs(alone.x[0].astype(int) - together.x[i]).max() <= 1
+    pieces = mapping.translate(queries, solutions, refine, batch_size=2)
+    np.testing.assert_allclose(pieces.codes, together.codes, atol=1e-4)
+
+
+def test_several_solutions(generator, handwriting):
+    mapping = fitted("vae", generator, handwriting)
+    found = mapping.translate(handwriting.subset(slice(0, 4)), solutions=3)
+    assert found.x.shape == (4, 3, 1, 32, 32)
+    assert found.codes.shape == (4, 3, 6)
+    assert found.losses.shape == (4, 3)
+    assert found.images[1][2].size == (32, 32)
+    assert np.abs(found.codes[:, 0] - found.codes[:, 1]).min() > 0
+    np.testing.assert_array_equal(mapping.translate(handwriting.subset(slice(0, 4))).codes[:, 0], found.codes[:, 0])
+    other = mapping.translate(handwriting.subset(slice(0, 4)), solutions=3, seed=1)
+    np.testing.assert_array_equal(other.codes[:, 0], found.codes[:, 0])
+    assert np.abs(other.codes[:, 1] - found.codes[:, 1]).max() > 0
+    with pytest.raises(UsageError, match="one solution"):
+        fitted("ae", generator, handwriting).translate(handwriting, solutions=2)
+
+
+def test_equation_6_recovers_the_code_of_a_generated_image(generator):
+    truth = torch.randn(4, 1, 6, generator=random_stream(3))
+    y = generator(truth[:, 0]).detach()
+    starts = truth + 0.3 * torch.randn(truth.shape, generator=random_stream(4))
+    reconstruction, identity = Reconstruction(l2), torch.nn.Identity()
+    z0, before = optimise_codes(generator, identity, reconstruction, y, starts, steps=0)
+    z, after = optimise_codes(generator, identity, reconstruction, y, starts, steps=150)
+    assert torch.equal(z0, starts)
+    assert (after < before / 20).all()
+    assert (z - truth).abs().max() < 0.15
+    with torch.no_grad():
+        torch.testing.assert_close(l2(generator(z[:, 0]), y), after[:, 0], atol=1e-6, rtol=1e-3)
+
+
+def test_refinement_never_raises_the_objective(generator, handwriting):
+    mapping = fitted("vae", generator, handwriting, beta=0.0)
+    first, refined = (mapping.translate(handwriting, refine=steps).losses for steps in (0, 20))
+    assert (refined <= first + 1e-6).all()
+    assert refined.mean() < first.mean() - 2e-3
+
+
+def test_rows_that_are_absent_from_a_batch_stay(generator, handwriting):
+    mapping = NAM(generator, **{**SMALL, "images": 64, "queries": 0})
+    domain = mapping.prepare_queries(handwriting)
+    mapping.build(1, len(domain))
+    codes = mapping.codes
+    assert isinstance(codes, CodeTable)
+    first = codes.table.weight.detach().clone()
+    mapping.fit(handwriting, quiet=True)
+    assert isinstance(mapping.codes, CodeTable)
+    moved = (mapping.codes.table.weight != first).any(1)
+    assert moved.sum() == 64
+
+
+def test_nam_takes_a_random_subset_of_the_queries(generator, handwriting):
+    mapping = fitted("nam", generator, handwriting, queries=50)
+    assert isinstance(mapping.codes, CodeTable)
+    assert len(mapping.codes.table.weight) == 50
+
+
+def test_a_mapper_is_freed_when_its_time_has_come(generator, handwriting):
+    mapping = fitted("vae", generator, handwriting, freedom=1.0)
+    assert isinstance(mapping.mapper, EarnedMapper)
+    assert mapping.mapper.crn.head.weight.abs().max() == 0
+    assert mapping.mapper.local[-1].weight.abs().max() > 0
+    mapping = fitted("vae", generator, handwriting, freedom=0.5)
+    assert isinstance(mapping.mapper, EarnedMapper)
+    assert mapping.mapper.crn.head.weight.abs().max() > 0
+
+
+def test_map_forward_paints_in_a_querys_colours(generator, handwriting):
+    mapping = fitted("vae", generator, handwriting)
+    x = mapping.sample_x(4)
+    like = from_numpy(np.ascontiguousarray(255 - handwriting.images[:4] // 2))
+    assert mapping.map_forward(x).shape == (4, 1, 32, 32)
+    assert (mapping.map_forward(x, like=like).mean() - like.mean()).abs() < 0.05
+
+
+def test_rgb_queries_for_a_grey_generator(generator, handwriting):
+    colour = handwriting.resized(channels=3)
+    mapping = fitted("vae", generator, colour)
+    assert mapping.translate(colour.subset(slice(0, 2))).x.shape == (2, 1, 1, 32, 32)
+    assert mapping.map_forward(mapping.sample_x(2)).shape == (2, 3, 32, 32)
+
+
+def test_a_finished_directory_is_loaded_not_trained_again(generator, handwriting, tmp_path):
+    first = VAENAM(generator, **SMALL).fit(handwriting, tmp_path, quiet=True)
+    stamp = (tmp_path / "final" / "model.safetensors").stat().st_mtime_ns
+    again = VAENAM(generator, **SMALL).fit(handwriting, tmp_path, quiet=True)
+    assert (tmp_path / "final" / "model.safetensors").stat().st_mtime_ns == stamp
+    queries = handwriting.subset(slice(0, 3))
+    np.testing.assert_array_equal(first.translate(queries).x, again.translate(queries).x)
+    with pytest.raises(UsageError, match="beta"):
+        VAENAM(generator, **SMALL, beta=0.5).fit(handwriting, tmp_path, quiet=True)
+
+
+def test_the_perceptual_loss_caches_its_targets_or_not_with_the_same_result(generator, handwriting):
+    class Features(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.conv = torch.nn.Conv2d(1, 4, 3)
+
+        def forward(self, x):
+            return [self.conv(x).relu()]
+
+    losses = []
+    for budget in (1.0, 0.0):
+        mapping = AENAM(generator, loss="perceptual", features=Features(), feature_cache_gb=budget, **SMALL)
+        mapping.fit(handwriting, quiet=True)
+        losses.append(mapping.translate(handwriting).losses.mean())
+    assert losses[0] == pytest.approx(losses[1], rel=1e-2)
+
+
+def test_what_does_not_fit_is_refused(generator, tmp_path, handwriting):
+    with pytest.raises(UsageError, match="did you mean 'beta'"):
+        VAENAM(generator, betta=1)
+    with pytest.raises(UsageError, match="setting batch_size"):
+        VAENAM(generator, batch_size=0)
+    with pytest.raises(UsageError, match="wrap_generator"):
+        VAENAM(torch.nn.Linear(2, 2))
+    with pytest.raises(UsageError, match="not fitted"):
+        VAENAM(generator).translate(handwriting)
+    mapping = fitted("vae", generator, handwriting)
+    mapping.save_pretrained(tmp_path / "m")
+    with pytest.raises(UsageError, match="not a generator"):
+        from namap.generators import load_generator
+
+        load_generator(tmp_path / "m")
+    config = tmp_path / "m" / "config.json"
+    config.write_text(config.read_text().replace("\"beta\"", "\"bet\""))
+    with pytest.raises(StorageError, match="damaged"):
+        VAENAM.from_pretrained(tmp_path / "m")
+
+
+def test_a_gross_difference_of_scale_is_said(generator, capsys):
+    from dataclasses import replace
+
+    from namap.data.coverage import shrink
+
+    print_ = load_domain("embedded:typeset/test")
+
+    class Small(VAENAM):
+        def sample_x(self, count):
+            return from_numpy(shrink(print_.images[:count], 0.55))
+
+    Small(generator, **SMALL).fit(replace(print_), quiet=True)
+    assert "times as large" in capsys.readouterr().out

@@ -1,0 +1,136 @@
+import json
+import os
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from namap.data import ImageDomain
+from namap.errors import DivergedError, UsageError
+from namap.training import Interrupted, Run, Update, batch_index, train
+
+
+class Autoencoder:
+    """The smallest real task: a linear autoencoder with noise and two optimizers, one of them row-wise."""
+
+    def __init__(self, break_at: tuple[int, ...] = (), stop_at: int | None = None):
+        torch.manual_seed(0)
+        self.net, self.bias = nn.Linear(64, 64), nn.Embedding(40, 64, sparse=True)
+        self.modules: dict[str, nn.Module] = {"net": self.net, "bias": self.bias}
+        self.optimizers: dict[str, torch.optim.Optimizer] = {
+            "net": torch.optim.Adam(self.net.parameters(), 1e-2),
+            "bias": torch.optim.SparseAdam(list(self.bias.parameters()), 1e-2),
+        }
+        self.config = {"kind": "test"}
+        self.break_at, self.stop_at, self.calls = list(break_at), stop_at, 0
+
+    def learning_rate(self, progress: float) -> float:
+        return 1 - progress
+
+    def updates(self, batch):
+        y = batch.images.flatten(1)
+        noise = torch.randn(y.shape, generator=batch.rng)
+        loss = (self.net(y + 0.1 * noise) + self.bias(batch.index) - y).square().mean(1)
+        step = batch.images_seen // len(y)
+        if self.break_at and step == self.break_at[0]:
+            self.break_at.pop(0)
+            loss = loss * float("nan")
+        if step == self.stop_at:
+            os.kill(os.getpid(), signal.SIGTERM)
+        yield Update(("net", "bias"), loss, {"loss": loss})
+
+    def after_step(self, step: int) -> None:
+        self.calls += 1
+
+    def weights(self) -> torch.Tensor:
+        return torch.cat([p.detach().flatten() for m in self.modules.values() for p in m.parameters()])
+
+
+@pytest.fixture
+def domain() -> ImageDomain:
+    return ImageDomain.from_array(np.random.default_rng(0).integers(0, 256, (40, 1, 8, 8), np.uint8))
+
+
+def run(steps: int = 30, **kw) -> Run:
+    return Run(steps * 8, 8, precision="fp32", quiet=True, log_every=5, **kw)
+
+
+def test_a_stopped_run_resumes_bit_identically(tmp_path, domain):
+    whole, stopped, resumed = Autoencoder(), Autoencoder(stop_at=17), Autoencoder()
+    log = train(whole, domain, run(), tmp_path / "whole")
+    with pytest.raises(Interrupted, match="SIGTERM at step 18") as stop:
+        train(stopped, domain, run(), tmp_path / "run")
+    assert stop.value.exit_code == 143
+    assert train(resumed, domain, run(), tmp_path / "run")[-1]["loss"] == log[-1]["loss"]
+    assert resumed.calls == 12
+    assert torch.equal(whole.weights(), resumed.weights())
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [r["step"] for r in rows] == [5, 10, 15, 20, 25, 30]
+    assert rows[-1]["loss"] < rows[0]["loss"] / 2
+
+
+def test_a_damaged_checkpoint_is_passed_over(tmp_path, domain, capsys):
+    whole = Autoencoder()
+    train(whole, domain, run(), tmp_path / "whole")
+    for stop in (7, 17):
+        with pytest.raises(Interrupted):
+            train(Autoencoder(stop_at=stop), domain, run(), tmp_path / "run")
+    newest = sorted((tmp_path / "run" / "checkpoints").iterdir())[-1]
+    content = bytearray((newest / "model.safetensors").read_bytes())
+    content[-3] ^= 1
+    (newest / "model.safetensors").write_bytes(content)
+    resumed = Autoencoder()
+    train(resumed, domain, run(), tmp_path / "run")
+    assert torch.equal(whole.weights(), resumed.weights())
+    assert "model.safetensors" in capsys.readouterr().out
+
+
+def test_nan_touches_no_weight_and_rolls_back_once(tmp_path, domain):
+    task = Autoencoder(break_at=(3,))
+    train(task, domain, run(), tmp_path / "a")
+    assert torch.isfinite(task.weights()).all()
+    task = Autoencoder(break_at=(3, 5))
+    before = task.weights()
+    with pytest.raises(DivergedError, match="loss of net and bias is not finite at step 5") as error:
+        train(task, domain, run(), tmp_path / "b")
+    assert error.value.exit_code == 4
+    task = Autoencoder(break_at=(0, 0))
+    with pytest.raises(DivergedError):
+        train(task, domain, run(), tmp_path / "c")
+    assert torch.equal(task.weights(), before)
+
+
+def test_another_configuration_or_other_data_is_refused(tmp_path, domain):
+    train(Autoencoder(), domain, run(), tmp_path / "run")
+    with pytest.raises(UsageError, match=r"run.seed \(0, now 1\)"):
+        train(Autoencoder(), domain, run(seed=1), tmp_path / "run")
+    other = ImageDomain.from_array(domain.images[:20])
+    with pytest.raises(UsageError, match="data"):
+        train(Autoencoder(), other, run(), tmp_path / "run")
+
+
+def test_every_epoch_sees_every_image_once():
+    order = np.concatenate([batch_index(10, 4, 0, step) for step in range(5)])
+    assert sorted(order[:10]) == sorted(order[10:]) == list(range(10))
+    assert list(order[:10]) != list(order[10:])
+    assert list(batch_index(3, 8, 0, 1)) == list(np.concatenate([batch_index(3, 1, 0, s) for s in range(8, 16)]))
+
+
+def test_the_result_is_a_function_of_the_seed(domain):
+    a, b, c = Autoencoder(), Autoencoder(), Autoencoder()
+    train(a, domain, run())
+    train(b, domain, run())
+    train(c, domain, run(seed=1))
+    assert torch.equal(a.weights(), b.weights())
+    assert not torch.equal(a.weights(), c.weights())
+
+
+def test_an_unwritable_directory_is_a_storage_error(domain, tmp_path):
+    from namap.errors import StorageError
+
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match="cannot be written"):
+        train(Autoencoder(), domain, run(), Path(tmp_path / "file" / "run"))
