@@ -3,8 +3,8 @@
 from jaxtyping import install_import_hook
 
 with install_import_hook("namap", "typecheck.check"):
-    import namap.cli  # noqa: F401
-    import namap.demo  # noqa: F401
+    import namap.cli
+    import namap.demo
     import namap.speed  # noqa: F401
 
 from pathlib import Path

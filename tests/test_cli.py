@@ -35,12 +35,13 @@ def work(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def models(work) -> Path:
     """A generator and a mapping, made by the commands themselves."""
-    base = [sys.executable, "-m", "namap"]
-    subprocess.run([*base, "train-generator", "--data", "embedded:typeset/test", "--outdir", work / "g", "--latent-dim", "6",
-                    "--images", "640", "--width", "8", "--seed", "0", "--quiet"], check=True)  # fmt: skip
-    subprocess.run([*base, "fit", "--generator", work / "g", "--data", "embedded:handwriting/test", "--method", "vae",
-                    "--loss", "appearance", "--outdir", work / "m", "--images", "512", "--seed", "0", "--quiet",
-                    "--set", "encoder-width=8"], check=True)  # fmt: skip
+    commands = (
+        f"train-generator --data embedded:typeset/test --outdir {work}/g --latent-dim 6 --images 640 --width 8 --seed 0",
+        f"fit --generator {work}/g --data embedded:handwriting/test --method vae --loss appearance --outdir {work}/m "
+        "--images 512 --seed 0 --set encoder-width=8",
+    )
+    for command in commands:
+        subprocess.run([sys.executable, "-m", "namap", *command.split(), "--quiet"], check=True)
     return work
 
 
@@ -99,7 +100,15 @@ def test_translate_npz_keeps_the_order(models, namap, tmp_path):
 
 
 def test_evaluate_reports_kept_and_baselines(models, namap, tmp_path):
-    arguments = ("evaluate", models / "m", "embedded:handwriting/test", "--classifier", models / "c", "--json", "--quiet")
+    arguments = (
+        "evaluate",
+        models / "m",
+        "embedded:handwriting/test",
+        "--classifier",
+        models / "c",
+        "--json",
+        "--quiet",
+    )
     code, _, err = namap(*arguments)
     assert code == 2
     from namap.data import load_domain
@@ -160,8 +169,16 @@ def test_dry_run_prints_a_configuration_that_config_reads(models, namap, tmp_pat
     [
         (("translate", "nowhere", ".", "--outdir", "o"), 2, "no such directory"),
         (("train-generator", "--data", "nowhere", "--outdir", "o"), 3, "no such folder"),
-        (("fit", "--generator", "{g}", "--data", "embedded:handwriting/test", "--outdir", "o", "--method", "gan"), 2, "nam, ae, vae"),
-        (("fit", "--generator", "{g}", "--data", "embedded:handwriting/test", "--outdir", "o", "--loss", "l3"), 2, "setting loss"),
+        (
+            ("fit", "--generator", "{g}", "--data", "embedded:handwriting/test", "--outdir", "o", "--method", "gan"),
+            2,
+            "nam, ae, vae",
+        ),
+        (
+            ("fit", "--generator", "{g}", "--data", "embedded:handwriting/test", "--outdir", "o", "--loss", "l3"),
+            2,
+            "setting loss",
+        ),
         (("fit", "--generator", "{m}", "--data", "embedded:handwriting/test", "--outdir", "o"), 2, "not a generator"),
         (("translate", "{g}", "embedded:handwriting/test", "--outdir", "o"), 2, "not a mapping"),
         (("translate", "{m}", "embedded:handwriting/test", "--outdir", "o", "--device", "cuda:9"), 2, "CUDA devices"),

@@ -33,7 +33,9 @@ def test_every_mode_reads_as_the_same_ramp():
         (grey, "PNG"), (opaque, "PNG"), (grey.convert("P"), "PNG"), (rgb, "PNG"), (rgb.convert("RGBA"), "PNG"),
         (deep, "PNG"), (deep, "TIFF"), (grey, "TIFF"), (rgb, "BMP"),
     ):  # fmt: skip
-        np.testing.assert_array_equal(read_image(saved(picture, fmt), 1, None)[0], RAMP, err_msg=f"{picture.mode} {fmt}")
+        np.testing.assert_array_equal(
+            read_image(saved(picture, fmt), 1, None)[0], RAMP, err_msg=f"{picture.mode} {fmt}"
+        )
     cmyk = read_image(saved(rgb.convert("CMYK"), "TIFF"), 3, None)
     assert np.abs(cmyk.astype(int) - RAMP).max() <= 2
     bilevel = read_image(saved(grey.convert("1", dither=Image.Dither.NONE)), 1, None)
@@ -57,7 +59,9 @@ def bomb(width: int, height: int) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
     header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 100)) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 100)) + chunk(b"IEND", b"")
+    )
 
 
 @pytest.mark.parametrize(
@@ -129,7 +133,9 @@ def test_subfolders_give_labels(tmp_path):
     assert domain.names == ["3_00", "3_01", "7_00", "7_01"]
 
 
-@given(st.lists(st.sampled_from(["a.png", "a.jpg", "A.png", "a_png.png", "a_png.jpg", "b/a.png", "b_a.png"]), unique=True))
+@given(
+    st.lists(st.sampled_from(["a.png", "a.jpg", "A.png", "a_png.png", "a_png.jpg", "b/a.png", "b_a.png"]), unique=True)
+)
 def test_names_are_unique_whatever_the_file_system(names):
     found = unique_names([Path(n) for n in names])
     assert len({n.casefold() for n in found}) == len(names)

@@ -195,7 +195,7 @@ def test_what_does_not_fit_is_refused(generator, tmp_path, handwriting):
 
         load_generator(tmp_path / "m")
     config = tmp_path / "m" / "config.json"
-    config.write_text(config.read_text().replace("\"beta\"", "\"bet\""))
+    config.write_text(config.read_text().replace('"beta"', '"bet"'))
     with pytest.raises(StorageError, match="damaged"):
         VAENAM.from_pretrained(tmp_path / "m")
 

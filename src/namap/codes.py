@@ -43,6 +43,10 @@ class CodeTable(nn.Module):
         z = self.table(index)
         return z, 0.5 * z.square().sum(1)
 
+    def spread(self, y: Images) -> None:
+        """A code of NAM is a point."""
+        return None
+
     def starts(self, y: Images, solutions: int, rng: torch.Generator) -> Starts:
         """Codes from the prior: a new query has none yet."""
         return prior(solutions, self.latent_dim, rng).expand(len(y), -1, -1)
@@ -67,6 +71,10 @@ class PointEncoder(nn.Module):
         """The codes of queries y, and 1/2 ||z||^2."""
         z = self.encoder(y)
         return z, 0.5 * z.square().sum(1)
+
+    def spread(self, y: Images) -> None:
+        """A code of AE-NAM is a point."""
+        return None
 
     def starts(self, y: Images, solutions: int, rng: torch.Generator) -> Starts:
         """E(y): one solution.
@@ -104,6 +112,10 @@ class GaussianEncoder(nn.Module):
         mu, log_var = self.distribution(y)
         noise = torch.randn(mu.shape, generator=rng, device=rng.device)
         return mu + noise * (log_var / 2).exp(), kl_divergence(mu, log_var)
+
+    def spread(self, y: Images) -> Codes:
+        """sigma(y), `[b d]`."""
+        return (self.distribution(y)[1] / 2).exp()
 
     def starts(self, y: Images, solutions: int, rng: torch.Generator) -> Starts:
         """The mean first, then samples (VAE-NAM Eq. 8)."""

@@ -40,9 +40,7 @@ def kl_divergence(mu: Float[Tensor, "b d"], log_var: Float[Tensor, "b d"]) -> Pe
     return 0.5 * (mu.square() + log_var.exp() - 1 - log_var).sum(1)
 
 
-def fit_appearance(
-    t: XImages, y: Float[Tensor, "b c h w"]
-) -> tuple[Float[Tensor, "b c k"], Float[Tensor, "b c"]]:
+def fit_appearance(t: XImages, y: Float[Tensor, "b c h w"]) -> tuple[Float[Tensor, "b c k"], Float[Tensor, "b c"]]:
     """The per-image affine map (A, b) that best explains y by t: ridge least squares in closed form.
 
     A, b = argmin ||A t + b - y||^2 + ridge ||A||^2      over the pixels of one image

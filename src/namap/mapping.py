@@ -226,6 +226,7 @@ class Mapping:
         with autocast(self.device, self.precision):
             with torch.no_grad():
                 starts = self.fitted_codes.starts(y, solutions, random_stream(seed, device=self.device))
+                spread = self.fitted_codes.spread(y)
             z, losses = optimise_codes(
                 self.generator,
                 self.mapper,
@@ -235,6 +236,7 @@ class Mapping:
                 steps,
                 self.recipe.code_rate,
                 self.recipe.beta,
+                spread,
             )
             with torch.no_grad():
                 x = self.generator(z.flatten(0, 1)).unflatten(0, z.shape[:2])

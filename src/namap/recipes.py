@@ -40,7 +40,7 @@ class Recipe:
 
     method: Method = "vae"
     loss: Loss = "appearance"
-    images: int = Field(384_000, ge=1)
+    images: int = Field(320_000, ge=1)
     batch_size: int = Field(128, ge=2)
     seed: int = Field(0, ge=0)
     beta: float = Field(1e-3, ge=0)
@@ -68,7 +68,7 @@ def default_recipe(method: Method = "vae", loss: Loss = "appearance", image_size
     nam = {"rate": 1e-3, "queries": 2000, "beta": 0.0} if method == "nam" else {}
     ae = {"beta": 0.0} if method == "ae" else {}
     paper = {} if loss == "appearance" else {"mapper": "crn"}
-    size = {"filters": 8, "blocks": 3} if image_size <= 32 else {"filters": 32, "blocks": 4}
+    size = {"filters": 8, "blocks": 3, "encoder_width": 32} if image_size <= 32 else {"filters": 32, "blocks": 4}
     return make_recipe({"method": method, "loss": loss, **paper, **nam, **ae, **size})
 
 

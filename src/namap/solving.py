@@ -1,11 +1,13 @@
 """NAM Eq. 6: the code of a query by optimisation, T and G fixed."""
 
+import math
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from .losses import Reconstruction
-from .tensors import Images
+from .tensors import Images, random_stream
 
 
 def optimise_codes(
@@ -17,13 +19,16 @@ def optimise_codes(
     steps: int,
     rate: float = 0.03,
     prior_weight: float = 0.0,
+    spread: Float[Tensor, "b d"] | None = None,
 ) -> tuple[Float[Tensor, "b k d"], Float[Tensor, "b k"]]:
-    """Minimise the reconstruction of every query from each of its k starts; the best code of each path is kept.
+    """Minimise the reconstruction of every query from each of its k starts.
 
-        argmin_z  reconstruction(T(G(z)), y) + prior_weight * 1/2 ||z||^2                          (NAM Eq. 6)
+        argmin_z  E_eps reconstruction(T(G(z + spread * eps)), y) + prior_weight * 1/2 ||z||^2      (NAM Eq. 6)
 
-    The objective is summed over queries and Adam works element by element, so a query's result does not
-    depend on its batch. With `steps=0` the starts are only scored.
+    Without `spread` this is NAM's Eq. 6, and the best code of each path is kept. With the encoder's sigma as `spread`
+    it refines the mean of q(z|y) under the objective that E was trained with: a point alone would find codes that
+    reconstruct well and mean little. The objective is summed over queries, Adam works element by element and all
+    queries share their noise, so a query's result does not depend on its batch. With `steps=0` the starts are scored.
 
     Args:
         generator: G, frozen.
@@ -34,31 +39,38 @@ def optimise_codes(
         steps: iterations.
         rate: Adam's learning rate, decayed along half a cosine.
         prior_weight: weight of the Gaussian prior: the KL term for a point.
+        spread: standard deviation of the noise on each query's codes; None: none.
 
     Returns:
-        Codes `[b k d]` and their reconstruction losses `[b k]`, without the prior term.
+        Codes `[b k d]` and their reconstruction losses `[b k]`, without noise and prior.
     """
     b, k, d = starts.shape
     targets = [t.repeat_interleave(k, 0) for t in reconstruction.targets(y)]
     y = y.repeat_interleave(k, 0)
     z = starts.detach().reshape(b * k, d).clone().requires_grad_(steps > 0)
-    best_z, best, best_total = (
-        z.detach().clone(),
-        *(torch.full((b * k,), torch.inf, device=y.device) for _ in "ab"),
-    )
+    sigma = None if spread is None else spread.repeat_interleave(k, 0)
+    rng = random_stream(0, device=y.device)
     optimizer = torch.optim.Adam([z], rate)
-    for step in range(steps + 1):
-        with torch.set_grad_enabled(step < steps):
-            loss = reconstruction(mapper(generator(z)), y, targets)
-            total = loss + prior_weight * 0.5 * z.square().sum(1)
-        better = total.detach() < best_total
-        best_total = torch.where(better, total.detach(), best_total)
-        best = torch.where(better, loss.detach(), best)
-        best_z = torch.where(better[:, None], z.detach(), best_z)
-        if step < steps:
-            for group in optimizer.param_groups:
-                group["lr"] = rate * (0.5 + 0.5 * torch.cos(torch.tensor(torch.pi * step / steps)).item())
-            optimizer.zero_grad(set_to_none=True)
-            total.sum().backward()
-            optimizer.step()
-    return best_z.view(b, k, d), best.view(b, k)
+    best_z, best = z.detach().clone(), torch.full((b * k,), torch.inf, device=y.device)
+
+    def objective(noise: Tensor | float) -> tuple[Tensor, Tensor]:
+        loss = reconstruction(mapper(generator(z + noise)), y, targets)
+        return loss, loss + prior_weight * 0.5 * z.square().sum(1)
+
+    for step in range(steps):
+        noise = 0.0 if sigma is None else sigma * torch.randn(d, generator=rng, device=y.device)
+        _, total = objective(noise)
+        if sigma is None:
+            best_z = torch.where((total < best)[:, None], z, best_z).detach()
+            best = torch.minimum(best, total.detach())
+        for group in optimizer.param_groups:
+            group["lr"] = rate * (0.5 + 0.5 * math.cos(math.pi * step / steps))
+        optimizer.zero_grad(set_to_none=True)
+        total.sum().backward()
+        optimizer.step()
+    with torch.no_grad():
+        loss, total = objective(0.0)
+        if sigma is None and steps:
+            z = torch.where((total < best)[:, None], z, best_z)
+            loss, _ = objective(0.0)
+    return z.detach().view(b, k, d), loss.view(b, k)

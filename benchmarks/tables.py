@@ -1,0 +1,65 @@
+"""Write the tables of README.md from the JSON in benchmarks/results/: no number there is typed by hand."""
+
+import json
+import re
+from pathlib import Path
+
+HERE = Path(__file__).parent
+README = HERE.parent / "README.md"
+
+
+def results_table() -> str:
+    rows = ["| X ← Y | digit kept, 3 seeds | copy baseline | judge on real X | minutes |", "|---|---|---|---|---|"]
+    names = {
+        "demo": "print ← handwriting (`namap demo`)",
+        "street2digits": "digits ← street digits",
+        "digits2street": "street digits ← digits",
+    }
+    for name, title in names.items():
+        result = read(name)
+        seeds = list(result["seeds"].values()) if isinstance(result["seeds"], dict) else result["seeds"]
+        kept = [s["kept"] for s in seeds]
+        mean = sum(kept) / len(kept)
+        spread = (sum((k - mean) ** 2 for k in kept) / len(kept)) ** 0.5
+        minutes = result.get("minutes_mean") or result["seconds"] / 60
+        judge = sum(s["classifier_on_x"] for s in seeds) / len(seeds)
+        copy = sum(s["copy_baseline"] for s in seeds) / len(seeds)
+        threads = f"{minutes:.1f} on {result['threads']} core{'s' if result['threads'] > 1 else ''}"
+        rows.append(f"| {title} | **{mean:.1%}** ± {spread:.1%} | {copy:.1%} | {judge:.1%} | {threads} |")
+    note = (
+        "Digit kept: share of unseen test queries whose analogy gets the query's digit from a Network-in-Network "
+        "classifier trained on real images of X only. Minutes include the generator."
+    )
+    return "\n".join([*rows, "", note])
+
+
+def speed_table() -> str:
+    result = read("speed")
+    rows = ["| step | fp32 NCHW, images/s | namap, images/s | faster | of the convolution rate | × published code |"]
+    rows.append("|---|---|---|---|---|---|")
+    by_mode = {(r["step"], r["mode"]): r for r in result["rows"]}
+    for step in dict.fromkeys(r["step"] for r in result["rows"]):
+        slow, fast = by_mode[step, "fp32 nchw"], by_mode[step, "default"]
+        known = result["published_images_s"].get(step)
+        published = f"{fast['images_s'] / known:.1f}" if known else ""
+        rows.append(
+            f"| {step} | {slow['images_s']:.0f} | {fast['images_s']:.0f} | {fast['images_s'] / slow['images_s']:.1f}× "
+            f"| {fast['share_of_convolution']:.0%} | {published} |"
+        )
+    return "\n".join(rows)
+
+
+def read(name: str) -> dict:
+    return json.loads((HERE / "results" / f"{name}.json").read_text())
+
+
+def main() -> None:
+    text = README.read_text()
+    for marker, table in (("results", results_table()), ("speed", speed_table())):
+        block = f"<!-- {marker} -->\n{table}\n<!-- /{marker} -->"
+        text = re.sub(rf"<!-- {marker} -->.*<!-- /{marker} -->", lambda _, b=block: b, text, flags=re.S)
+    README.write_text(text)
+
+
+if __name__ == "__main__":
+    main()
