@@ -36,7 +36,7 @@ def work(tmp_path_factory) -> Path:
 def models(work) -> Path:
     """A generator and a mapping, made by the commands themselves."""
     commands = (
-        f"train-generator --data embedded:typeset/test --outdir {work}/g --latent-dim 6 --images 640 --width 8 --seed 0",
+        f"train-generator --data embedded:typeset/test --outdir {work}/g --latent-dim 6 --images 640 --width 8",
         f"fit --generator {work}/g --data embedded:handwriting/test --method vae --loss appearance --outdir {work}/m "
         "--images 512 --seed 0 --set encoder-width=8",
     )

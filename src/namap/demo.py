@@ -19,9 +19,9 @@ from .mapping import VAENAM, Mapping
 from .report import Section, analogies_section, curves_section, samples_section, version_rows, write_report
 from .runs import read_log
 
-GENERATOR = DCGANRecipe(latent_dim=32, images=130_000, width=48, batch_size=64)
-MAPPING_IMAGES = 190_000
-CLASSIFIER_IMAGES = 60_000
+GENERATOR = DCGANRecipe(latent_dim=32, images=128_000, width=32)
+MAPPING_IMAGES = 192_000
+CLASSIFIER_IMAGES, CLASSIFIER_WIDTH = 48_000, 32
 SOLUTIONS = 6
 
 
@@ -78,7 +78,16 @@ def _run_seed(
         mapping = VAENAM(generator, device=device, precision=precision, seed=seed, images=MAPPING_IMAGES)
         mapping.fit("embedded:handwriting/train", place / "mapping", quiet)
     with clock("classifier"):
-        judge = obtain_classifier(place / "classifier", x, seed, CLASSIFIER_IMAGES, x_test, device, precision, quiet)
+        judge = obtain_classifier(
+            place / "classifier",
+            x,
+            seed,
+            **CLASSIFIER,
+            held_out=x_test,
+            device=device,
+            precision=precision,
+            quiet=quiet,
+        )
     with clock("translation"):
         found = mapping.translate(queries, SOLUTIONS, seed=seed)
     with clock("evaluation"):

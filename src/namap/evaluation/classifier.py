@@ -20,7 +20,9 @@ from ..runs import finish
 from ..tensors import Images, autocast, from_numpy, pick_device, pick_precision, place
 from ..training import Batch, Run, Update, train
 
-DEFAULT_IMAGES = 160_000
+DEFAULT_IMAGES = 240_000
+DEFAULT_WIDTH = 48
+LIMITS = {"size": 4096, "channels": 3, "classes": 10**5, "width": 2048}
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,7 @@ class Classifier:
         size: side of the images that it was trained on.
         channels: of these images.
         classes: number of classes.
+        width: of the network.
         accuracy_on_x: on real images of X that it was not trained on; None where none were held out.
     """
 
@@ -39,6 +42,7 @@ class Classifier:
     size: int
     channels: int
     classes: int
+    width: int
     accuracy_on_x: float | None = None
 
     @torch.no_grad()
@@ -69,6 +73,7 @@ class Classifier:
             "size": self.size,
             "channels": self.channels,
             "classes": self.classes,
+            "width": self.width,
             "accuracy_on_x": self.accuracy_on_x,
         }
         checkpoint.save_directory(path, self.network.state_dict(), config)
@@ -85,12 +90,16 @@ class Classifier:
         tensors, config = checkpoint.load_directory(source)
         if config.get("format") != "namap-classifier":
             raise UsageError(f"{source}: holds a {config.get('format', 'foreign model')}, not a classifier")
-        size, channels, classes = (config.get(k) for k in ("size", "channels", "classes"))
-        if type(classes) is not int or channels not in (1, 3) or type(size) is not int or not 1 < classes <= 10**5:
-            raise StorageError(f"{source}: classifier configuration out of bounds")
-        network = place(NIN(channels, classes), pick_device(device))
+        values = {k: config.get(k) for k in LIMITS}
+        for key, value in values.items():
+            if type(value) is not int or not 1 <= value <= LIMITS[key]:
+                raise StorageError(
+                    f"{source}: classifier {key} {value!r} is not a whole number from 1 to {LIMITS[key]}"
+                )
+        size, channels, classes, width = (int(v or 0) for v in values.values())
+        network = place(NIN(channels, classes, width), pick_device(device))
         checkpoint.load_weights(network, tensors, source)
-        return cls(freeze(network), size, channels, classes, config.get("accuracy_on_x"))
+        return cls(freeze(network), size, channels, classes, width, config.get("accuracy_on_x"))
 
 
 class ClassifierTask:
@@ -101,7 +110,7 @@ class ClassifierTask:
         self.modules: dict[str, nn.Module] = {"network": network}
         optimizer = torch.optim.AdamW(network.parameters(), learning_rate, weight_decay=0.01, fused=True)
         self.optimizers: dict[str, torch.optim.Optimizer] = {"network": optimizer}
-        self.config: dict[str, Any] = {"kind": "nin", "learning_rate": learning_rate}
+        self.config: dict[str, Any] = {"kind": "nin", "width": network.width, "learning_rate": learning_rate}
 
     def learning_rate(self, progress: float) -> float:
         """Linear warm-up over a tenth of the run, then half a cosine."""
@@ -134,6 +143,7 @@ def train_classifier(
     outdir: Path | None = None,
     seed: int = 0,
     images: int = DEFAULT_IMAGES,
+    width: int = DEFAULT_WIDTH,
     held_out: ImageDomain | None = None,
     device: str = "auto",
     precision: str = "auto",
@@ -146,6 +156,7 @@ def train_classifier(
         outdir: save to `outdir/final`; the same call goes on after an interruption.
         seed: of weights, order and augmentation.
         images: training images to see.
+        width: channels of the network's first block.
         held_out: labelled images of X to measure it on; None: a tenth of `domain` is held out.
         device: `auto`, `cpu` or `cuda[:n]`.
         precision: `auto`, `fp32` or `bf16`.
@@ -162,10 +173,10 @@ def train_classifier(
         held_out, domain = domain.subset(order[: len(order) // 10]), domain.subset(order[len(order) // 10 :])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = place(NIN(domain.channels, classes), pick_device(device))
+        network = place(NIN(domain.channels, classes, width), pick_device(device))
     run = Run(images, 128, seed, device, precision, quiet=quiet, label="training the classifier")
     train(ClassifierTask(network), domain, run, outdir)
-    classifier = Classifier(freeze(network), domain.size, domain.channels, classes)
+    classifier = Classifier(freeze(network), domain.size, domain.channels, classes, width)
     assert held_out.labels is not None
     classifier = replace(classifier, accuracy_on_x=classifier.accuracy(held_out.images, held_out.labels))
     if outdir is not None:
@@ -179,6 +190,7 @@ def obtain_classifier(
     x: ImageDomain | None,
     seed: int = 0,
     images: int = DEFAULT_IMAGES,
+    width: int = DEFAULT_WIDTH,
     held_out: ImageDomain | None = None,
     device: str = "auto",
     precision: str = "auto",
@@ -193,4 +205,4 @@ def obtain_classifier(
         return Classifier.load(path, device)
     if x is None:
         raise UsageError("evaluation needs --classifier DIR or --train-classifier-on SRC")
-    return train_classifier(x, path, seed, images, held_out, device, precision, quiet)
+    return train_classifier(x, path, seed, images, width, held_out, device, precision, quiet)

@@ -23,8 +23,9 @@ class NIN(nn.Module):
         width: channels of the first block; the later ones have twice as many.
     """
 
-    def __init__(self, channels: int, outputs: int, width: int = 64):
+    def __init__(self, channels: int, outputs: int, width: int = 48):
         super().__init__()
+        self.width = width
         self.layers = nn.Sequential(
             *_block(channels, width, 5),
             nn.MaxPool2d(3, 2, 1),
