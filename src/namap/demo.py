@@ -79,14 +79,7 @@ def _run_seed(
         mapping.fit("embedded:handwriting/train", place / "mapping", quiet)
     with clock("classifier"):
         judge = obtain_classifier(
-            place / "classifier",
-            x,
-            seed,
-            **CLASSIFIER,
-            held_out=x_test,
-            device=device,
-            precision=precision,
-            quiet=quiet,
+            place / "classifier", x, seed, CLASSIFIER_IMAGES, CLASSIFIER_WIDTH, x_test, device, precision, quiet
         )
     with clock("translation"):
         found = mapping.translate(queries, SOLUTIONS, seed=seed)

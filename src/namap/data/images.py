@@ -1,7 +1,7 @@
 """Reading one image from an untrusted file: every Pillow mode, nothing dangerous."""
 
 import warnings
-from io import BufferedIOBase
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,7 @@ class UnreadableImage(DataError):
     """One file that cannot be used; readers of folders skip it and list the reason."""
 
 
-def read_image(file: str | Path | BufferedIOBase, channels: int, size: int | None) -> UInt8[np.ndarray, "c h w"]:
+def read_image(file: str | Path | BytesIO, channels: int, size: int | None) -> UInt8[np.ndarray, "c h w"]:
     """Read one image file as uint8 `[c h w]`, 0..255.
 
     The EXIF orientation is applied, transparency is put on white, 16-bit grey is scaled to 8 bits

@@ -1,0 +1,45 @@
+import json
+from dataclasses import replace
+
+import namap.demo as demo
+import namap.speed as speed
+
+
+def test_a_short_demo_writes_a_self_contained_report_and_resumes(tmp_path, monkeypatch):
+    monkeypatch.setattr(demo, "GENERATOR", replace(demo.GENERATOR, images=640, width=8))
+    monkeypatch.setattr(demo, "MAPPING_IMAGES", 1280)
+    monkeypatch.setattr(demo, "CLASSIFIER_IMAGES", 1280)
+    monkeypatch.setattr(demo, "CLASSIFIER_WIDTH", 8)
+    summary = demo.run_demo(tmp_path, [0, 1], quiet=True)
+    assert summary == json.loads((tmp_path / "metrics.json").read_text())
+    assert set(summary["seeds"]) == {"0", "1"}
+    assert summary["kept"] == sum(s["kept"] for s in summary["seeds"].values()) / 2
+    html = (tmp_path / "report.html").read_text()
+    for words in ("digit kept", "copy baseline", "generator, seconds", "Training", "data:image/png;base64"):
+        assert words in html
+    assert "src=\"http" not in html
+    again = demo.run_demo(tmp_path, [0, 1], quiet=True)
+    assert again["kept"] == summary["kept"]
+    assert again["seeds"]["0"]["confusion"] == summary["seeds"]["0"]["confusion"]
+
+
+def test_speed_counts_what_a_step_costs(monkeypatch):
+    monkeypatch.setattr(speed, "STEPS", (("vae 32 l2", "vae", "l2", 32, 1, 16),))
+    monkeypatch.setattr(speed, "WARM", 1)
+    monkeypatch.setattr(speed, "TIMED", 2)
+    result = speed.bench_speed()
+    rows = {(r["step"], r["mode"]): r for r in result["rows"]}
+    assert len(rows) == 4
+    for row in rows.values():
+        assert row["images_s"] > 0
+        assert 0 < row["share_of_convolution"] < 2
+    step = [rows["vae 32 l2", mode]["mflop_per_image"] for mode in ("fp32 nchw", "default")]
+    assert step[0] == step[1] > 10
+    assert "vae 32 l2" in speed.speed_table(result)
+
+
+def test_the_public_names_exist():
+    import namap
+
+    for name in namap.__all__:
+        assert getattr(namap, name).__name__ == name
