@@ -389,7 +389,7 @@ class AENAM(Mapping):
 
     def make_codes(self, channels: int, size: int, latent_dim: int, count: int) -> CodeSource:
         """An encoder with d outputs."""
-        return PointEncoder(channels, size, latent_dim, self.recipe.encoder_width)
+        return PointEncoder(channels, size, latent_dim, self.recipe.encoder_width, self.recipe.standardise)
 
     def make_optimizers(self) -> dict[str, torch.optim.Optimizer]:
         """One Adam for E and T."""
@@ -405,7 +405,7 @@ class VAENAM(AENAM):
 
     def make_codes(self, channels: int, size: int, latent_dim: int, count: int) -> CodeSource:
         """An encoder with 2d outputs."""
-        return GaussianEncoder(channels, size, latent_dim, self.recipe.encoder_width)
+        return GaussianEncoder(channels, size, latent_dim, self.recipe.encoder_width, self.recipe.standardise)
 
 
 METHODS: dict[str, type[Mapping]] = {c.method: c for c in (NAM, AENAM, VAENAM)}
