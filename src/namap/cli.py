@@ -182,12 +182,13 @@ def translate(
     debug: Debug = False,
 ) -> None:
     """Write the analogies of queries: STEM.png, STEM_k1.png … or analogies.npz."""
+    from .data import load_domain
     from .mapping import Mapping
 
     mapping = Mapping.from_pretrained(
         model, vgg_weights=vgg_weights, vgg_input=vgg_input, device=device, precision=precision
     )
-    domain = mapping.prepare_queries(src)
+    domain = load_domain(src, mapping.image_size, mapping.channels)
     found = mapping.translate(domain, solutions, refine, seed)
     domain.write_skipped(outdir)
     written = found.save_npz(outdir) if npz else found.save_pngs(outdir)

@@ -16,7 +16,15 @@ from .data.embedded import typeset
 from .evaluation import Kept, evaluate_kept, obtain_classifier
 from .generators.dcgan import DCGANRecipe, train_dcgan
 from .mapping import VAENAM, Mapping
-from .report import Section, analogies_section, curves_section, samples_section, version_rows, write_report
+from .report import (
+    Section,
+    analogies_section,
+    analogies_sheet,
+    curves_section,
+    samples_section,
+    version_rows,
+    write_report,
+)
 from .runs import read_log
 
 GENERATOR = DCGANRecipe(latent_dim=32, images=128_000, width=32)
@@ -112,6 +120,8 @@ def _write_page(outdir: Path, summary: dict, run: _Seed, seed: int, queries: Ima
     place, result = outdir / f"seed{seed}", run.result
     random = np.random.default_rng(0).permutation(len(queries))[:24].tolist()
     order = np.argsort(run.found.losses[:, 0])
+    sheet = analogies_sheet(run.mapping, queries.images, run.found, random)
+    sheet.resize((sheet.width * 2, sheet.height * 2), 0).save(outdir / "analogies.png")
     rows = [
         ("digit kept", f"{result.kept:.1%}"),
         ("at least one of six solutions keeps it", f"{result.any_solution:.1%}"),

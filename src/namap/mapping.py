@@ -179,9 +179,9 @@ class Mapping:
         return place(Reconstruction(PIXEL_LOSSES[self.recipe.loss], wanted), self.device)
 
     def eval(self) -> None:
-        """Inference mode: an answer never depends on its batch-mates."""
+        """Inference mode: T and the codes are fixed, and an answer never depends on its batch-mates."""
         for module in (self.mapper, self.fitted_codes):
-            module.eval()
+            freeze(module)
 
     # ---- use ------------------------------------------------------------------------------------------------
 
@@ -203,7 +203,7 @@ class Mapping:
             batch_size: queries at a time; changes nothing but memory and speed.
 
         Raises:
-            UsageError: several solutions from AE-NAM without refinement.
+            UsageError: several solutions from AE-NAM, which has one.
         """
         domain = self.prepare_queries(data)
         parts = [

@@ -5,6 +5,7 @@ import io
 from collections import abc
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import zip_longest
 from pathlib import Path
 
 import jinja2
@@ -64,13 +65,21 @@ def image_grid(rows: Sequence[Sequence[UInt8[np.ndarray, "c h w"]]], gaps: Seque
     return Image.fromarray(sheet)
 
 
-def grid_section(
-    title: str, rows: Sequence[Sequence[np.ndarray]], caption: str, text: str = "", gaps: Sequence[int] = ()
-) -> Section:
-    """A section with a grid of images, enlarged without smoothing."""
-    sheet = image_grid(rows, gaps)
-    width = sheet.width * TILE // rows[0][0].shape[1]
-    return Section(title, text, _png(sheet), width, caption, pixels=True)
+def sheet_section(title: str, sheet: Image.Image, side: int, caption: str, text: str = "") -> Section:
+    """A section with a sheet of images of `side` pixels, enlarged without smoothing."""
+    return Section(title, text, _png(sheet), sheet.width * TILE // side, caption, pixels=True)
+
+
+def analogies_sheet(
+    mapping: Mapping, queries: UInt8[np.ndarray, "n c h w"], found: Analogies, rows: Sequence[int]
+) -> Image.Image:
+    """For the given rows, twice side by side: query, first analogy, its reconstruction T(G(z)), further solutions."""
+    y, x = from_numpy(queries[list(rows)]), from_numpy(found.x[list(rows), 0])
+    painted = to_uint8(mapping.map_forward(x, like=y)).cpu().numpy()
+    cells = [[queries[r], found.x[r, 0], t, *found.x[r, 1:]] for r, t in zip(rows, painted, strict=True)]
+    half, columns = (len(cells) + 1) // 2, len(cells[0])
+    table = [left + right for left, right in zip_longest(cells[:half], cells[half:], fillvalue=[])]
+    return image_grid(table, gaps=[1, 2, 3, columns, columns + 1, columns + 2, columns + 3])
 
 
 def analogies_section(
@@ -81,16 +90,10 @@ def analogies_section(
     title: str,
     text: str = "",
 ) -> Section:
-    """Queries, their first analogy, its reconstruction T(G(z)), then further solutions, for the given rows."""
-    y = from_numpy(queries[list(rows)])
-    x = from_numpy(found.x[list(rows), 0])
-    painted = to_uint8(mapping.map_forward(x, like=y)).cpu().numpy()
-    table = [[queries[r], found.x[r, 0], t, *found.x[r, 1:]] for r, t in zip(rows, painted, strict=True)]
-    half = (len(table) + 1) // 2
-    joined = [left + right for left, right in zip(table[:half], table[half:], strict=False)] or table
-    columns = len(table[0])
-    caption = "Query | analogy G(z) | reconstruction T(G(z))" + (" | further solutions" if found.x.shape[1] > 1 else "")
-    return grid_section(title, joined, caption, text, gaps=[1, 2, 3, columns, columns + 1, columns + 2, columns + 3])
+    """A section with an `analogies_sheet`."""
+    more = " | further solutions" if found.x.shape[1] > 1 else ""
+    caption = f"Query | analogy G(z) | reconstruction T(G(z)){more}"
+    return sheet_section(title, analogies_sheet(mapping, queries, found, rows), mapping.image_size, caption, text)
 
 
 def curves_section(logs: abc.Mapping[str, Sequence[dict[str, float]]]) -> Section:
@@ -150,8 +153,9 @@ def report_run(
 
 def samples_section(mapping: Mapping) -> Section:
     """Samples of G from the prior."""
-    samples = to_uint8(mapping.sample_x(40)).cpu().numpy()
-    return grid_section("The generator's samples", [list(samples[:20]), list(samples[20:])], "G(z), z from the prior")
+    samples = list(to_uint8(mapping.sample_x(40)).cpu().numpy())
+    sheet = image_grid([samples[:20], samples[20:]])
+    return sheet_section("The generator's samples", sheet, mapping.image_size, "G(z), z from the prior")
 
 
 def _png(picture: Image.Image) -> str:
