@@ -75,12 +75,12 @@ def run(data_root: Path, runs: Path, x_name: str, y_name: str, seed: int, genera
         return json.loads(record.read_text())
     x, x_test = (load_domain(f"{data_root / FILES[x_name]}:x_{split}") for split in ("train", "test"))
     y, y_test = (load_domain(f"{data_root / FILES[y_name]}:x_{split}") for split in ("train", "test"))
-    judge = obtain_classifier(runs / f"classifier-{x_name}", x, images=240_000, held_out=x_test)
     recipe = DCGANRecipe(latent_dim=LATENT[x_name], seed=generator_seed)
     home = runs / f"generator-{x_name}-{generator_seed}"
     generator = train_dcgan(x, recipe, home)
     generator_s = read_log(home)[-1]["seconds"]
     mapping = VAENAM(generator, seed=seed).fit(y, place / "mapping")
+    judge = obtain_classifier(runs / f"classifier-{x_name}", x, held_out=x_test)
     mapping_s = read_log(place / "mapping")[-1]["seconds"]
     found, translate_s = timed(lambda: mapping.translate(y_test, solutions=4, seed=seed))
     result = {

@@ -186,6 +186,12 @@ def test_what_does_not_fit_is_refused(generator, tmp_path, handwriting):
         VAENAM(generator, batch_size=0)
     with pytest.raises(UsageError, match="wrap_generator"):
         VAENAM(torch.nn.Linear(2, 2))
+    from namap.generators import wrap_generator
+
+    odd = torch.nn.Sequential(torch.nn.Linear(6, 28 * 28), torch.nn.Hardtanh(), torch.nn.Unflatten(1, (1, 28, 28)))
+    torch.nn.init.normal_(odd[0].weight)
+    with pytest.raises(UsageError, match="28 pixels a side"):
+        VAENAM(wrap_generator(odd, latent_dim=6))
     with pytest.raises(UsageError, match="not fitted"):
         VAENAM(generator).translate(handwriting)
     mapping = fitted("vae", generator, handwriting)
@@ -198,6 +204,19 @@ def test_what_does_not_fit_is_refused(generator, tmp_path, handwriting):
     config.write_text(config.read_text().replace('"beta"', '"bet"'))
     with pytest.raises(StorageError, match="damaged"):
         VAENAM.from_pretrained(tmp_path / "m")
+
+
+def test_a_wrapped_generator_fits_saves_and_wants_itself_back(handwriting, tmp_path):
+    from namap.generators import wrap_generator
+
+    module = torch.nn.Sequential(torch.nn.Linear(6, 1024), torch.nn.Sigmoid(), torch.nn.Unflatten(1, (1, 32, 32)))
+    torch.nn.init.normal_(module[0].weight)
+    wrapped = wrap_generator(module, latent_dim=6, image_range=(0, 1))
+    VAENAM(wrapped, **SMALL).fit(handwriting, tmp_path, quiet=True)
+    with pytest.raises(UsageError, match="pass the same one"):
+        VAENAM.from_pretrained(tmp_path)
+    loaded = VAENAM.from_pretrained(tmp_path, generator=wrapped)
+    assert loaded.translate(handwriting.subset(slice(0, 2))).x.shape == (2, 1, 1, 32, 32)
 
 
 def test_a_gross_difference_of_scale_is_said(generator, capsys):

@@ -71,6 +71,11 @@ class Mapping:
             raise UsageError(
                 f"{type(generator).__name__} is not a namap generator; use wrap_generator(module, latent_dim=…)"
             )
+        if generator.image_size % 8 or generator.image_size < 16:
+            raise UsageError(
+                f"the generator's images have {generator.image_size} pixels a side; T needs a multiple of 8 from 16 on: "
+                "pad or resize them in a module around it"
+            )
         self.device = pick_device(device)
         self.precision = pick_precision(precision, self.device)
         self.generator = place(freeze(generator), self.device)
