@@ -73,8 +73,8 @@ class Mapping:
             )
         if generator.image_size % 8 or generator.image_size < 16:
             raise UsageError(
-                f"the generator's images have {generator.image_size} pixels a side; T needs a multiple of 8 from 16 on: "
-                "pad or resize them in a module around it"
+                f"the generator's images have {generator.image_size} pixels a side; T needs a multiple of 8, "
+                "16 or more: pad or resize them in a module around it"
             )
         self.device = pick_device(device)
         self.precision = pick_precision(precision, self.device)
