@@ -63,7 +63,7 @@ def train_generator(
     channels: Annotated[
         int | None, typer.Option(min=1, max=3, help="1 (grey) or 3 (RGB); default: the data's.")
     ] = None,
-    width: Annotated[int, typer.Option(min=4, help="Channels of the finest scale; doubled at each coarser one.")] = 32,
+    width: Annotated[int, typer.Option(min=4, help="Channels of the finest scale; doubled at each coarser one.")] = 64,
     spectral_norm: Annotated[bool, typer.Option(help="Spectral normalisation of the discriminator.")] = False,
     augment: Annotated[bool, typer.Option(help="Differentiable augmentation, for small data sets.")] = False,
     batch_size: Annotated[int, typer.Option(min=2)] = 64,

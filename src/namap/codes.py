@@ -60,22 +60,16 @@ class PointEncoder(nn.Module):
         image_size: of the queries.
         latent_dim: d.
         width: of E.
-        standardise: E sees every channel of a query with mean 0 and deviation 1.
     """
 
-    def __init__(self, channels: int, image_size: int, latent_dim: int, width: int = 64, standardise: bool = False):
+    def __init__(self, channels: int, image_size: int, latent_dim: int, width: int = 64):
         super().__init__()
         self.latent_dim = latent_dim
-        self.standardise = standardise
         self.encoder = ConvEncoder(channels, image_size, latent_dim, width)
-
-    def encode(self, y: Images) -> Codes:
-        """E(y)."""
-        return self.encoder(standardised(y) if self.standardise else y)
 
     def forward(self, index: Int[Tensor, " b"], y: Images, rng: torch.Generator) -> tuple[Codes, PerSample]:
         """The codes of queries y, and 1/2 ||z||^2."""
-        z = self.encode(y)
+        z = self.encoder(y)
         return z, 0.5 * z.square().sum(1)
 
     def spread(self, y: Images) -> None:
@@ -90,7 +84,7 @@ class PointEncoder(nn.Module):
         """
         if solutions > 1:
             raise UsageError(f"method ae gives one solution per query, not {solutions}; use vae or nam for several")
-        return self.encode(y)[:, None]
+        return self.encoder(y)[:, None]
 
 
 class GaussianEncoder(nn.Module):
@@ -101,18 +95,16 @@ class GaussianEncoder(nn.Module):
         image_size: of the queries.
         latent_dim: d.
         width: of E.
-        standardise: E sees every channel of a query with mean 0 and deviation 1.
     """
 
-    def __init__(self, channels: int, image_size: int, latent_dim: int, width: int = 64, standardise: bool = False):
+    def __init__(self, channels: int, image_size: int, latent_dim: int, width: int = 64):
         super().__init__()
         self.latent_dim = latent_dim
-        self.standardise = standardise
         self.encoder = ConvEncoder(channels, image_size, 2 * latent_dim, width)
 
     def distribution(self, y: Images) -> tuple[Codes, Codes]:
         """(mu, log sigma^2) of queries y, `[b d]` each."""
-        mu, log_var = self.encoder(standardised(y) if self.standardise else y).chunk(2, dim=1)
+        mu, log_var = self.encoder(y).chunk(2, dim=1)
         return mu, log_var.clamp(-14, 4)  # sigma in [1e-3, 7]: keeps exp() and its gradient finite
 
     def forward(self, index: Int[Tensor, " b"], y: Images, rng: torch.Generator) -> tuple[Codes, PerSample]:
@@ -131,11 +123,6 @@ class GaussianEncoder(nn.Module):
         noise = prior(solutions, self.latent_dim, rng)
         noise[0] = 0
         return mu[:, None] + noise * (log_var / 2).exp()[:, None]
-
-
-def standardised(y: Images) -> Images:
-    """Every channel of every image with mean 0 and deviation 1: its colours and contrast taken away."""
-    return (y - y.mean((2, 3), keepdim=True)) / (y.std((2, 3), keepdim=True) + 0.02)
 
 
 CodeSource = CodeTable | PointEncoder | GaussianEncoder

@@ -394,7 +394,7 @@ class AENAM(Mapping):
 
     def make_codes(self, channels: int, size: int, latent_dim: int, count: int) -> CodeSource:
         """An encoder with d outputs."""
-        return PointEncoder(channels, size, latent_dim, self.recipe.encoder_width, self.recipe.standardise)
+        return PointEncoder(channels, size, latent_dim, self.recipe.encoder_width)
 
     def make_optimizers(self) -> dict[str, torch.optim.Optimizer]:
         """One Adam for E and T."""
@@ -410,7 +410,7 @@ class VAENAM(AENAM):
 
     def make_codes(self, channels: int, size: int, latent_dim: int, count: int) -> CodeSource:
         """An encoder with 2d outputs."""
-        return GaussianEncoder(channels, size, latent_dim, self.recipe.encoder_width, self.recipe.standardise)
+        return GaussianEncoder(channels, size, latent_dim, self.recipe.encoder_width)
 
 
 METHODS: dict[str, type[Mapping]] = {c.method: c for c in (NAM, AENAM, VAENAM)}

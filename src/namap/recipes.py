@@ -32,7 +32,6 @@ class Recipe:
         free_rate: of the CRN in an `earned` mapper.
         code_rate: of NAM's code table, and of codes that are optimised at inference.
         encoder_width: channels of E's first convolution.
-        standardise: E sees queries without their colours and contrast, which an appearance-invariant loss ignores.
         queries: how many training queries NAM draws at random (0: all).
         blocks: VGG blocks of the perceptual loss.
         feature_cache_gb: budget for the cached phi(y) of all queries; recomputed each step where it does not fit.
@@ -41,7 +40,7 @@ class Recipe:
 
     method: Method = "vae"
     loss: Loss = "appearance"
-    images: int = Field(320_000, ge=1)
+    images: int = Field(256_000, ge=1)
     batch_size: int = Field(128, ge=2)
     seed: int = Field(0, ge=0)
     beta: float = Field(1e-3, ge=0)
@@ -54,7 +53,6 @@ class Recipe:
     free_rate: float = Field(3e-4, gt=0)
     code_rate: float = Field(0.03, gt=0)
     encoder_width: int = Field(64, ge=1, le=2048)
-    standardise: bool = True
     queries: int = Field(0, ge=0)
     blocks: int = Field(3, ge=1, le=5)
     feature_cache_gb: float = Field(2.0, ge=0)
@@ -69,7 +67,7 @@ def default_recipe(method: Method = "vae", loss: Loss = "appearance", image_size
     """
     nam = {"rate": 1e-3, "queries": 2000, "beta": 0.0} if method == "nam" else {}
     ae = {"beta": 0.0} if method == "ae" else {}
-    paper = {} if loss == "appearance" else {"mapper": "crn", "standardise": False}
+    paper = {} if loss == "appearance" else {"mapper": "crn"}
     size = {"filters": 8, "blocks": 3, "encoder_width": 32} if image_size <= 32 else {"filters": 32, "blocks": 4}
     return make_recipe({"method": method, "loss": loss, **paper, **nam, **ae, **size})
 

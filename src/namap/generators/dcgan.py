@@ -77,9 +77,9 @@ class DCGANRecipe:
     """
 
     latent_dim: int = 64
-    images: int = 384_000
+    images: int = 512_000
     seed: int = 0
-    width: int = 32
+    width: int = 64
     spectral: bool = False
     augment: bool = False
     batch_size: int = 64
