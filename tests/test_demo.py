@@ -7,7 +7,7 @@ import namap.speed as speed
 
 def test_a_short_demo_writes_a_self_contained_report_and_resumes(tmp_path, monkeypatch):
     monkeypatch.setattr(demo, "GENERATOR", replace(demo.GENERATOR, images=640, width=8))
-    monkeypatch.setattr(demo, "MAPPING_IMAGES", 1280)
+    monkeypatch.setitem(demo.MAPPING, "images", 1280)
     monkeypatch.setattr(demo, "CLASSIFIER_IMAGES", 1280)
     monkeypatch.setattr(demo, "CLASSIFIER_WIDTH", 8)
     summary = demo.run_demo(tmp_path, [0, 1], quiet=True)

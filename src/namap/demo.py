@@ -29,8 +29,8 @@ from .runs import read_log
 
 # Twelve numbers hold a digit, its face and its pose; a code with more reaches shapes that are no digit.
 GENERATOR = DCGANRecipe(latent_dim=12, images=160_000, width=48, rate=6e-4)
-# Print explains handwriting closely, so the KL term can afford more weight than for house numbers.
-MAPPING_IMAGES, MAPPING_BETA = 160_000, 4e-3
+# Print explains handwriting closely: the KL term can afford more weight than for house numbers, and T is freed early.
+MAPPING = {"images": 160_000, "beta": 3e-3, "freedom": 0.12, "free_rate": 1e-3}
 CLASSIFIER_IMAGES, CLASSIFIER_WIDTH = 48_000, 32
 SOLUTIONS = 6
 
@@ -85,9 +85,7 @@ def _run_seed(
         recipe = DCGANRecipe(**{**vars(GENERATOR), "seed": seed})
         generator = train_dcgan(x, recipe, place / "generator", device, precision, quiet)
     with clock("mapping"):
-        mapping = VAENAM(
-            generator, device=device, precision=precision, seed=seed, images=MAPPING_IMAGES, beta=MAPPING_BETA
-        )
+        mapping = VAENAM(generator, device=device, precision=precision, seed=seed, **MAPPING)
         mapping.fit("embedded:handwriting/train", place / "mapping", quiet)
     with clock("classifier"):
         judge = obtain_classifier(
