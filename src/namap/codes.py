@@ -9,6 +9,8 @@
 Starts draw the same noise for every query, so an answer depends on the query and the seed alone.
 """
 
+from typing import ClassVar
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -17,7 +19,8 @@ from .errors import UsageError
 from .generators.base import prior
 from .losses import kl_divergence
 from .networks import ConvEncoder
-from .tensors import Codes, Images, PerSample
+from .recipes import Recipe
+from .tensors import Codes, Images, PerSample, random_stream
 
 Starts = Float[Tensor, "b k d"]
 
@@ -32,6 +35,8 @@ class CodeTable(nn.Module):
         latent_dim: d.
         rng: draws the first codes from N(0, I).
     """
+
+    refine: ClassVar[int] = 200  # iterations of Eq. 6 unless told otherwise: a new query has no code before them
 
     def __init__(self, count: int, latent_dim: int, rng: torch.Generator):
         super().__init__()
@@ -61,6 +66,8 @@ class PointEncoder(nn.Module):
         latent_dim: d.
         width: of E.
     """
+
+    refine: ClassVar[int] = 0  # one pass
 
     def __init__(self, channels: int, image_size: int, latent_dim: int, width: int = 64):
         super().__init__()
@@ -97,6 +104,8 @@ class GaussianEncoder(nn.Module):
         width: of E.
     """
 
+    refine: ClassVar[int] = 0  # one pass
+
     def __init__(self, channels: int, image_size: int, latent_dim: int, width: int = 64):
         super().__init__()
         self.latent_dim = latent_dim
@@ -126,3 +135,11 @@ class GaussianEncoder(nn.Module):
 
 
 CodeSource = CodeTable | PointEncoder | GaussianEncoder
+
+
+def make_codes(recipe: Recipe, channels: int, image_size: int, latent_dim: int, count: int) -> CodeSource:
+    """The source of codes of a method, untrained, for `count` queries of this size."""
+    if recipe.method == "nam":
+        return CodeTable(count, latent_dim, random_stream(recipe.seed))
+    encoder = PointEncoder if recipe.method == "ae" else GaussianEncoder
+    return encoder(channels, image_size, latent_dim, recipe.encoder_width)

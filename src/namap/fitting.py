@@ -10,14 +10,40 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .codes import CodeSource
+from .codes import CodeSource, CodeTable
 from .data import ImageDomain
 from .generators import Generator
 from .losses import Reconstruction
-from .networks import EarnedMapper
+from .networks import EarnedMapper, PaperMapper
 from .recipes import Recipe
 from .tensors import autocast, from_numpy
 from .training import Batch, Update, late_decay
+
+
+def make_mapper(recipe: Recipe, x_channels: int, y_channels: int) -> nn.Module:
+    """T, untrained: one channel under the appearance-invariant loss, which supplies the colours itself."""
+    outputs = 1 if recipe.loss == "appearance" else y_channels
+    if recipe.mapper == "earned":
+        return EarnedMapper(x_channels, outputs, recipe.filters)
+    return PaperMapper(x_channels, outputs, recipe.filters, recipe.skip)
+
+
+def make_optimizers(mapper: nn.Module, codes: CodeSource, recipe: Recipe) -> dict[str, torch.optim.Optimizer]:
+    """Adam for T (what is freed late learns at its own rate) and E; row-wise Adam for a table of codes.
+
+    A dense Adam would move the rows that are absent from a batch: their moments only decay.
+    """
+    groups = [{"params": list(mapper.parameters())}]
+    if isinstance(mapper, EarnedMapper):
+        groups = [
+            {"params": list(mapper.local.parameters())},
+            {"params": list(mapper.crn.parameters()), "lr": recipe.free_rate},
+        ]
+    if isinstance(codes, CodeTable):
+        table = torch.optim.SparseAdam(list(codes.parameters()), recipe.code_rate)
+        return {"networks": torch.optim.Adam(groups, recipe.rate, fused=True), "codes": table}
+    groups += [{"params": list(codes.parameters())}]
+    return {"networks": torch.optim.Adam(groups, recipe.rate, fused=True)}
 
 
 class MappingTask:

@@ -14,14 +14,14 @@ from torch import nn
 
 from . import checkpoint
 from .analogies import Analogies
-from .codes import CodeSource, CodeTable, GaussianEncoder, PointEncoder
+from .codes import CodeSource, CodeTable, make_codes
 from .data import ImageDomain, load_domain
 from .data.coverage import compare_coverage, shrink
 from .errors import StorageError, UsageError
-from .fitting import FeatureCache, MappingTask
+from .fitting import FeatureCache, MappingTask, make_mapper, make_optimizers
 from .generators import Generator, build_generator, find_model, freeze, sample
 from .losses import Reconstruction, appearance_invariant, fit_appearance, l1, l2, paint
-from .networks import EarnedMapper, PaperMapper, VGGFeatures
+from .networks import VGGFeatures
 from .networks.vgg import Convention
 from .recipes import Method, Recipe, default_recipe, make_recipe
 from .runs import claim, finish
@@ -136,42 +136,21 @@ class Mapping:
 
     def build(self, channels: int, count: int) -> None:
         """Make T and the source of codes, untrained, for queries of `channels` channels."""
-        recipe, size, d = self.recipe, self.image_size, self.latent_dim
+        recipe = self.recipe
         self.channels = channels
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed)
-            earned = recipe.mapper == "earned"
-            outputs = 1 if recipe.loss == "appearance" else channels
-            x_channels = self.generator.channels
-            self.mapper = (
-                EarnedMapper(x_channels, outputs, recipe.filters)
-                if earned
-                else PaperMapper(x_channels, outputs, recipe.filters, recipe.skip)
-            )
-            self.codes = self.make_codes(channels, size, d, count)
+            self.mapper = make_mapper(recipe, self.generator.channels, channels)
+            self.codes = make_codes(recipe, channels, self.image_size, self.latent_dim, count)
         for module in (self.mapper, self.codes):
             place(module, self.device)
-
-    def make_codes(self, channels: int, size: int, latent_dim: int, count: int) -> CodeSource:
-        """The method's source of codes."""
-        raise NotImplementedError
-
-    def make_optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        """Adam for T (its freed part slower); subclasses add the codes'."""
-        recipe = self.recipe
-        groups = [{"params": list(self.mapper.parameters())}]
-        if isinstance(self.mapper, EarnedMapper):
-            groups = [
-                {"params": list(self.mapper.local.parameters())},
-                {"params": list(self.mapper.crn.parameters()), "lr": recipe.free_rate},
-            ]
-        return {"networks": torch.optim.Adam(groups, recipe.rate, fused=True)}
 
     def make_task(self, domain: ImageDomain) -> MappingTask:
         """What is trained: T and the codes, on `domain`, which is prepared."""
         reconstruction = self.make_reconstruction()
         cache = FeatureCache(reconstruction, domain, self.recipe.feature_cache_gb, self.device, self.precision)
-        codes, optimizers = self.fitted_codes, self.make_optimizers()
+        codes = self.fitted_codes
+        optimizers = make_optimizers(self.mapper, codes, self.recipe)
         return MappingTask(self.generator, self.mapper, codes, reconstruction, cache, optimizers, self.recipe)
 
     def make_reconstruction(self) -> Reconstruction:
@@ -227,7 +206,7 @@ class Mapping:
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Analogies of one batch of prepared queries: uint8 `[b k c h w]`, codes `[b k d]`, losses `[b k]`."""
         y = from_numpy(queries, self.device)
-        steps = self.default_refine if refine is None else refine
+        steps = self.fitted_codes.refine if refine is None else refine
         with autocast(self.device, self.precision):
             with torch.no_grad():
                 starts = self.fitted_codes.starts(y, solutions, random_stream(seed, device=self.device))
@@ -285,11 +264,6 @@ class Mapping:
     def latent_dim(self) -> int:
         """d."""
         return self.generator.latent_dim
-
-    @property
-    def default_refine(self) -> int:
-        """Iterations of Eq. 6 unless told otherwise: none where an encoder answers in one pass."""
-        return 0
 
     @property
     def fitted_codes(self) -> CodeSource:
@@ -372,45 +346,17 @@ class NAM(Mapping):
 
     method = "nam"
 
-    def make_codes(self, channels: int, size: int, latent_dim: int, count: int) -> CodeSource:
-        """A table of codes."""
-        return CodeTable(count, latent_dim, random_stream(self.recipe.seed))
-
-    def make_optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        """Row-wise Adam for the codes: a dense one would move the rows that are absent from a batch."""
-        table = torch.optim.SparseAdam(list(self.fitted_codes.parameters()), self.recipe.code_rate)
-        return {**super().make_optimizers(), "codes": table}
-
-    @property
-    def default_refine(self) -> int:
-        """A new query has no code before Eq. 6."""
-        return 200
-
 
 class AENAM(Mapping):
     """A deterministic encoder z = E(y) (NeurIPS 2018, Eq. 2)."""
 
     method = "ae"
 
-    def make_codes(self, channels: int, size: int, latent_dim: int, count: int) -> CodeSource:
-        """An encoder with d outputs."""
-        return PointEncoder(channels, size, latent_dim, self.recipe.encoder_width)
 
-    def make_optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        """One Adam for E and T."""
-        optimizers = super().make_optimizers()
-        optimizers["networks"].add_param_group({"params": list(self.fitted_codes.parameters())})
-        return optimizers
-
-
-class VAENAM(AENAM):
+class VAENAM(Mapping):
     """A stochastic encoder q(z|y) = N(mu, sigma^2) (NeurIPS 2018, Eq. 3-5)."""
 
     method = "vae"
-
-    def make_codes(self, channels: int, size: int, latent_dim: int, count: int) -> CodeSource:
-        """An encoder with 2d outputs."""
-        return GaussianEncoder(channels, size, latent_dim, self.recipe.encoder_width)
 
 
 METHODS: dict[str, type[Mapping]] = {c.method: c for c in (NAM, AENAM, VAENAM)}
