@@ -66,6 +66,9 @@ def train_generator(
     width: Annotated[int, typer.Option(min=4, help="Channels of the finest scale; doubled at each coarser one.")] = 64,
     spectral_norm: Annotated[bool, typer.Option(help="Spectral normalisation of the discriminator.")] = False,
     augment: Annotated[bool, typer.Option(help="Differentiable augmentation, for small data sets.")] = False,
+    noise: Annotated[
+        float, typer.Option(min=0, help="Standard deviation of the discriminator's instance noise.")
+    ] = 0.2,
     batch_size: Annotated[int, typer.Option(min=2)] = 64,
     overwrite: Overwrite = False,
     dry_run: DryRun = False,
@@ -87,6 +90,7 @@ def train_generator(
         width=width,
         spectral=spectral_norm,
         augment=augment,
+        noise=noise,
         batch_size=batch_size,
     )
     if dry_run:

@@ -72,6 +72,9 @@ class DCGANRecipe:
         width: channels of the widest scale, generator and discriminator.
         spectral: spectral normalisation of the discriminator in place of batch normalisation (NAM §3.6).
         augment: differentiable augmentation of everything that the discriminator sees.
+        noise: standard deviation of Gaussian noise on everything that the discriminator sees (instance noise,
+            Sønderby et al. 2017): on a few thousand images it would otherwise learn them by heart, and the
+            generator lose its balance between kinds of images.
         batch_size: images of one step.
         rate: Adam's learning rate, betas (0.5, 0.999), decayed over the second half.
     """
@@ -82,6 +85,7 @@ class DCGANRecipe:
     width: int = 64
     spectral: bool = False
     augment: bool = False
+    noise: float = 0.2
     batch_size: int = 64
     rate: float = 2e-4
 
@@ -148,7 +152,7 @@ class DCGANTask:
         self.discriminator = ConvEncoder(generator.channels, generator.image_size, 1, recipe.width, recipe.spectral)
         if not recipe.spectral:
             self.discriminator.apply(init_dcgan)
-        self.augment = recipe.augment
+        self.augment, self.noise = recipe.augment, recipe.noise
         self.modules: dict[str, nn.Module] = {
             "generator": self.generator,
             "discriminator": self.discriminator,
@@ -180,7 +184,10 @@ class DCGANTask:
 
     def judge(self, images: Images, rng: torch.Generator) -> Tensor:
         """The discriminator's logit `[b]`."""
-        return self.discriminator(differentiable_augment(images, rng) if self.augment else images)[:, 0]
+        if self.augment:
+            images = differentiable_augment(images, rng)
+        noise = torch.randn(images.shape, generator=rng, device=images.device)
+        return self.discriminator(images + self.noise * noise)[:, 0]
 
     def after_step(self, step: int) -> None:
         """Move the average."""
