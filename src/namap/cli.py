@@ -63,12 +63,12 @@ def train_generator(
     channels: Annotated[
         int | None, typer.Option(min=1, max=3, help="1 (grey) or 3 (RGB); default: the data's.")
     ] = None,
-    width: Annotated[int, typer.Option(min=4, help="Channels of the finest scale; doubled at each coarser one.")] = 64,
+    width: Annotated[int, typer.Option(min=4, help="Channels of the finest scale; doubled at each coarser one.")] = 48,
     spectral_norm: Annotated[bool, typer.Option(help="Spectral normalisation of the discriminator.")] = False,
     augment: Annotated[bool, typer.Option(help="Differentiable augmentation, for small data sets.")] = False,
     noise: Annotated[
         float, typer.Option(min=0, help="Standard deviation of the discriminator's instance noise.")
-    ] = 0.2,
+    ] = 0.25,
     batch_size: Annotated[int, typer.Option(min=2)] = 64,
     overwrite: Overwrite = False,
     dry_run: DryRun = False,

@@ -80,14 +80,14 @@ class DCGANRecipe:
     """
 
     latent_dim: int = 64
-    images: int = 512_000
+    images: int = 400_000
     seed: int = 0
-    width: int = 64
+    width: int = 48
     spectral: bool = False
     augment: bool = False
-    noise: float = 0.2
+    noise: float = 0.25
     batch_size: int = 64
-    rate: float = 2e-4
+    rate: float = 4e-4
 
 
 def train_dcgan(
