@@ -2,6 +2,7 @@ import json
 import os
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,7 +10,8 @@ import torch
 from torch import nn
 
 from namap.data import ImageDomain
-from namap.errors import DivergedError, UsageError
+from namap.errors import DivergedError, StorageError, UsageError
+from namap.runs import hold
 from namap.training import Interrupted, Run, Update, batch_index, train
 
 
@@ -103,6 +105,27 @@ def test_nan_touches_no_weight_and_rolls_back_once(tmp_path, domain):
     assert torch.equal(task.weights(), before)
 
 
+def test_a_gradient_that_is_not_finite_is_named(tmp_path, domain):
+    task = Autoencoder()
+    task.net.weight.register_hook(lambda g: g * float("inf"))
+    with pytest.raises(DivergedError, match=r"gradient of net\.weight is not finite at step 0"):
+        train(task, domain, run(), tmp_path)
+
+
+def test_a_disk_that_is_too_small_is_found_before_the_run(tmp_path, domain, monkeypatch):
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=10_000))
+    with pytest.raises(StorageError, match="checkpoints need 0.1 MB, 0.0 MB are free"):
+        train(Autoencoder(), domain, run(), tmp_path)
+    assert not (tmp_path / "checkpoints").exists()
+
+
+def test_a_directory_in_use_is_refused_and_its_holder_named(tmp_path):
+    with hold(tmp_path), pytest.raises(StorageError, match=rf"in use by process {os.getpid()} on "), hold(tmp_path):
+        pass
+    with hold(tmp_path):  # and it is free again
+        pass
+
+
 def test_another_configuration_or_other_data_is_refused(tmp_path, domain):
     train(Autoencoder(), domain, run(), tmp_path / "run")
     with pytest.raises(UsageError, match=r"run.seed \(0, now 1\)"):
@@ -129,8 +152,6 @@ def test_the_result_is_a_function_of_the_seed(domain):
 
 
 def test_an_unwritable_directory_is_a_storage_error(domain, tmp_path):
-    from namap.errors import StorageError
-
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match="cannot be written"):
         train(Autoencoder(), domain, run(), Path(tmp_path / "file" / "run"))

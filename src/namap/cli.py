@@ -1,6 +1,7 @@
 """The command line. Each verb parses, calls one function of the library, and says what came out."""
 
 import json
+import signal
 import sys
 import traceback
 from pathlib import Path
@@ -63,13 +64,16 @@ def train_generator(
     channels: Annotated[
         int | None, typer.Option(min=1, max=3, help="1 (grey) or 3 (RGB); default: the data's.")
     ] = None,
-    width: Annotated[int, typer.Option(min=4, help="Channels of the finest scale; doubled at each coarser one.")] = 48,
+    width: Annotated[
+        int | None, typer.Option(min=4, help="Channels of the finest scale; doubled at each coarser one.")
+    ] = None,
     spectral_norm: Annotated[bool, typer.Option(help="Spectral normalisation of the discriminator.")] = False,
     augment: Annotated[bool, typer.Option(help="Differentiable augmentation, for small data sets.")] = False,
     noise: Annotated[
-        float, typer.Option(min=0, help="Standard deviation of the discriminator's instance noise.")
-    ] = 0.25,
-    batch_size: Annotated[int, typer.Option(min=2)] = 64,
+        float | None, typer.Option(min=0, help="Standard deviation of the noise on what the discriminator sees.")
+    ] = None,
+    rate: Annotated[float | None, typer.Option(min=0, help="Adam's learning rate.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=2)] = None,
     overwrite: Overwrite = False,
     dry_run: DryRun = False,
     device: Device = "auto",
@@ -83,16 +87,9 @@ def train_generator(
     from .generators.dcgan import DCGANRecipe, train_dcgan
 
     domain = load_domain(data, size, channels)
-    recipe = DCGANRecipe(
-        latent_dim=latent_dim,
-        images=images or DCGANRecipe.images,
-        seed=seed,
-        width=width,
-        spectral=spectral_norm,
-        augment=augment,
-        noise=noise,
-        batch_size=batch_size,
-    )
+    given = {"images": images, "width": width, "noise": noise, "rate": rate, "batch_size": batch_size}
+    given = {name: value for name, value in given.items() if value is not None}
+    recipe = DCGANRecipe(latent_dim=latent_dim, seed=seed, spectral=spectral_norm, augment=augment, **given)
     if dry_run:
         return say(
             {
@@ -359,7 +356,11 @@ def bench(
 
 
 def main() -> None:
-    """Run the command line; an error is one line and an exit code, a traceback only with --debug."""
+    """Run the command line; an error is one line and an exit code, a traceback only with --debug.
+
+    SIGTERM unwinds like an exit, so that nothing half-written stays behind; training answers it with a checkpoint.
+    """
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
         app()
     except NamapError as error:

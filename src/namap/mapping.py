@@ -24,7 +24,7 @@ from .losses import Reconstruction, appearance_invariant, fit_appearance, l1, l2
 from .networks import VGGFeatures
 from .networks.vgg import Convention
 from .recipes import Method, Recipe, default_recipe, make_recipe
-from .runs import claim, finish
+from .runs import occupied
 from .solving import optimise_codes
 from .tensors import Images, XImages, autocast, from_numpy, pick_device, pick_precision, place, random_stream, to_uint8
 from .training import Run, identity, train
@@ -124,14 +124,14 @@ class Mapping:
             label=f"fitting {self.method}",
         )
         home = None if outdir is None else Path(outdir)
-        if home is not None and claim(home, identity(task, domain, run)):
-            self.restore(home / "final")
-            return self
-        train(task, domain, run, home)
-        self.eval()
-        if home is not None:
-            self.save_pretrained(home / "final")
-            finish(home)
+        with occupied(home, identity(task, domain, run)) as finished:
+            if finished and home is not None:
+                self.restore(home / "final")
+                return self
+            train(task, domain, run, home)
+            self.eval()
+            if home is not None:
+                self.save_pretrained(home / "final")
         return self
 
     def build(self, channels: int, count: int) -> None:

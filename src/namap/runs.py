@@ -1,12 +1,57 @@
 """The directory of a run: whose it is, whether it has finished, its log."""
 
+import fcntl
 import json
+import os
 import shutil
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from . import checkpoint
 from .errors import StorageError, UsageError
+
+
+@contextmanager
+def occupied(outdir: Path | None, wanted: dict[str, Any]) -> Iterator[bool]:
+    """Hold `outdir` for the run of this identity; yield whether it has finished already, drop its checkpoints after.
+
+    Without an `outdir` nothing is held and nothing has finished.
+
+    Raises:
+        UsageError: it holds a run of another identity; the differences are named.
+        StorageError: another process holds it, or it cannot be written.
+    """
+    if outdir is None:
+        yield False
+        return
+    with hold(outdir):
+        yield claim(outdir, wanted)
+        shutil.rmtree(outdir / "checkpoints", ignore_errors=True)
+
+
+@contextmanager
+def hold(outdir: Path) -> Iterator[None]:
+    """Let no second process work in `outdir`. The lock is the kernel's: it falls with its process.
+
+    Raises:
+        StorageError: it is held; names the process and its host.
+    """
+    with checkpoint.storage_errors(outdir):
+        outdir.mkdir(parents=True, exist_ok=True)
+        file = (outdir / ".lock").open("a+")
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise StorageError(f"{outdir}: in use by {file.read()}; wait for it, or use another --outdir") from None
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.flush()
+        yield
 
 
 def claim(outdir: Path, wanted: dict[str, Any]) -> bool:
@@ -30,11 +75,6 @@ def claim(outdir: Path, wanted: dict[str, Any]) -> bool:
         except OSError as error:
             raise StorageError(f"{outdir}: cannot be written ({error.strerror})") from None
     return (outdir / "final" / checkpoint.MANIFEST).is_file()
-
-
-def finish(outdir: Path) -> None:
-    """Drop the checkpoints of a run whose `final/` is saved."""
-    shutil.rmtree(outdir / "checkpoints", ignore_errors=True)
 
 
 def read_log(outdir: Path) -> list[dict[str, float]]:

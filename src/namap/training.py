@@ -126,7 +126,7 @@ def train(task: Task, domain: ImageDomain, run: Run, outdir: Path | None = None)
     Raises:
         UsageError: `outdir` holds a run with another configuration or other data.
         DivergedError: NaN or infinity came back after a rollback.
-        StorageError: checkpoints cannot be written, or none of them is sound.
+        StorageError: checkpoints would not fit, cannot be written, or none of them is sound.
         Interrupted: SIGINT or SIGTERM, after a checkpoint.
     """
     with tempfile.TemporaryDirectory(prefix="namap-") as scratch:
@@ -198,11 +198,20 @@ class Loop:
             dense = [g.coalesce().values() if g.is_sparse else g for g in gradients]
             # One synchronisation a step, on purpose: no weight is touched by a step that is not finite.
             if not torch.isfinite(loss + torch.nn.utils.get_total_norm(dense)):
-                kind = "gradient" if torch.isfinite(loss) else "loss"
-                return f"{kind} of {' and '.join(update.optimizers)}", logs
+                return self.culprit(loss, update.optimizers), logs
             for optimizer in optimizers:
                 optimizer.step()
             logs |= update.logs
+
+    def culprit(self, loss: Tensor, optimizers: tuple[str, ...]) -> str:
+        """Name what is not finite: the loss, or the first parameter with such a gradient."""
+        if not torch.isfinite(loss):
+            return f"the loss of {' and '.join(optimizers)}"
+        for module_name, module in self.task.modules.items():
+            for name, p in module.named_parameters():
+                if p.grad is not None and not torch.isfinite(p.grad.to_dense()).all():
+                    return f"the gradient of {module_name}.{name}"
+        return f"the gradient of {' and '.join(optimizers)}"
 
     def batch(self, step: int) -> Batch:
         """What step number `step` sees: a function of the seed and the step."""
@@ -276,8 +285,18 @@ class Loop:
         if any((self.outdir / "checkpoints").glob("[0-9]*")):
             self.restore()
         else:
+            self.check_space()
             (self.outdir / "metrics.jsonl").unlink(missing_ok=True)
             self.save()
+
+    def check_space(self) -> None:
+        """Refuse a run whose checkpoints would not fit: those that are kept, and one that is being written."""
+        weights = [t for m in self.task.modules.values() for t in m.state_dict().values()]
+        moments = [p for o in self.task.optimizers.values() for g in o.param_groups for p in g["params"] for _ in "mv"]
+        need = (KEPT_CHECKPOINTS + 1) * sum(t.numel() * t.element_size() for t in (*weights, *moments))
+        free = shutil.disk_usage(self.outdir).free
+        if need > free:
+            raise StorageError(f"{self.outdir}: checkpoints need {need / 1e6:.1f} MB, {free / 1e6:.1f} MB are free")
 
     def restore(self) -> None:
         """Load the newest sound checkpoint; an unsound one is named and passed over."""

@@ -16,9 +16,9 @@ from ..data import ImageDomain
 from ..errors import DataError, StorageError, UsageError
 from ..generators import find_model, freeze
 from ..networks import NIN
-from ..runs import finish
+from ..runs import occupied
 from ..tensors import Images, autocast, from_numpy, pick_device, pick_precision, place
-from ..training import Batch, Run, Update, train
+from ..training import Batch, Run, Update, identity, train
 
 DEFAULT_IMAGES = 240_000
 DEFAULT_WIDTH = 48
@@ -175,13 +175,14 @@ def train_classifier(
         torch.manual_seed(seed)
         network = place(NIN(domain.channels, classes, width), pick_device(device))
     run = Run(images, 128, seed, device, precision, quiet=quiet, label="training the classifier")
-    train(ClassifierTask(network), domain, run, outdir)
-    classifier = Classifier(freeze(network), domain.size, domain.channels, classes, width)
-    assert held_out.labels is not None
-    classifier = replace(classifier, accuracy_on_x=classifier.accuracy(held_out.images, held_out.labels))
-    if outdir is not None:
-        classifier.save(outdir / "final")
-        finish(outdir)
+    task = ClassifierTask(network)
+    with occupied(outdir, identity(task, domain, run)):
+        train(task, domain, run, outdir)
+        classifier = Classifier(freeze(network), domain.size, domain.channels, classes, width)
+        assert held_out.labels is not None
+        classifier = replace(classifier, accuracy_on_x=classifier.accuracy(held_out.images, held_out.labels))
+        if outdir is not None:
+            classifier.save(outdir / "final")
     return classifier
 
 

@@ -17,7 +17,7 @@ from .. import checkpoint
 from ..data import ImageDomain
 from ..errors import UsageError
 from ..networks import ConvEncoder, init_dcgan
-from ..runs import claim, finish
+from ..runs import occupied
 from ..tensors import Codes, Images, pick_device, place, random_stream, to_uint8
 from ..training import Batch, Run, Update, follow, identity, late_decay, train
 from .base import Generator, freeze, prior, sample
@@ -109,8 +109,7 @@ def train_dcgan(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         task = DCGANTask(DCGAN(recipe.latent_dim, domain.size, domain.channels, recipe.width), recipe)
-    where = pick_device(device)
-    task.to(where)
+    task.to(pick_device(device))
     run = Run(
         recipe.images,
         recipe.batch_size,
@@ -120,22 +119,25 @@ def train_dcgan(
         quiet=quiet,
         label="training the generator",
     )
-    if outdir is not None and claim(outdir, identity(task, domain, run)):
-        tensors, _ = checkpoint.load_directory(outdir / "final")
-        checkpoint.load_weights(task.average, tensors, outdir / "final")
-        return freeze(task.average)
-    train(task, domain, run, outdir)
-    generator = freeze(task.average)
-    if outdir is not None:
-        images = to_uint8(sample(generator, 100, random_stream(recipe.seed, device=where)))
-        write_png(make_grid(images, nrow=10, padding=1), str(outdir / "samples.png"))
-        checkpoint.save_directory(
-            outdir / "final",
-            generator.state_dict(),
-            {"format": "namap-generator", "version": 1, "generator": generator.config},
-        )
-        finish(outdir)
+    with occupied(outdir, identity(task, domain, run)) as finished:
+        if finished and outdir is not None:
+            tensors, _ = checkpoint.load_directory(outdir / "final")
+            checkpoint.load_weights(task.average, tensors, outdir / "final")
+            return freeze(task.average)
+        train(task, domain, run, outdir)
+        generator = freeze(task.average)
+        if outdir is not None:
+            save_generator(generator, recipe.seed, outdir)
     return generator
+
+
+def save_generator(generator: DCGAN, seed: int, outdir: Path) -> None:
+    """Write `samples.png`, a sheet of a hundred samples, and `final/`."""
+    device = next(generator.parameters()).device
+    images = to_uint8(sample(generator, 100, random_stream(seed, device=device)))
+    write_png(make_grid(images, nrow=10, padding=1), str(outdir / "samples.png"))
+    config = {"format": "namap-generator", "version": 1, "generator": generator.config}
+    checkpoint.save_directory(outdir / "final", generator.state_dict(), config)
 
 
 class DCGANTask:
