@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: install demo test check clean
+.PHONY: install demo test test-all check clean
 
 # A stamp, so that set-up runs again only when the dependencies change.
 install: $(VENV)/.installed
@@ -18,6 +18,9 @@ demo: install
 
 test: install
 	$(BIN)/pytest
+
+test-all: install
+	$(BIN)/pytest -m "" --timeout=3600
 
 check: install
 	$(BIN)/ruff format --check src tests benchmarks

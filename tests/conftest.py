@@ -7,6 +7,7 @@ with install_import_hook("namap", "typecheck.check"):
     import namap.demo
     import namap.speed  # noqa: F401
 
+import socket
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,27 @@ import torch
 from namap.data import ImageDomain, load_domain
 from namap.generators import DCGAN, freeze
 
+LOOPBACK = ("127.0.0.1", "::1", "localhost", None)
 SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch):
+    """No test reaches a network; loopback and local sockets stay open."""
+    connect, lookup = socket.socket.connect, socket.getaddrinfo
+
+    def local_connect(self, address):
+        if self.family in (socket.AF_INET, socket.AF_INET6) and address[0] not in LOOPBACK:
+            raise OSError(f"no network in tests: {address}")
+        return connect(self, address)
+
+    def local_lookup(host, *arguments, **options):
+        if host not in LOOPBACK:
+            raise OSError(f"no network in tests: {host}")
+        return lookup(host, *arguments, **options)
+
+    monkeypatch.setattr(socket.socket, "connect", local_connect)
+    monkeypatch.setattr(socket, "getaddrinfo", local_lookup)
 
 
 @pytest.fixture(scope="session")

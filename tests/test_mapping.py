@@ -231,4 +231,11 @@ def test_a_gross_difference_of_scale_is_said(generator, capsys):
             return from_numpy(shrink(print_.images[:count], 0.55))
 
     Small(generator, **SMALL).fit(replace(print_), quiet=True)
-    assert "times as large" in capsys.readouterr().out
+    assert "times as large" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("settings", "said"), [({"beta": 1e4}, "posterior collapse"), ({"beta": 0.0}, "")])
+def test_a_collapse_is_said(settings, said, generator, handwriting, capsys):
+    fitted("vae", generator, handwriting, images=1600, warmup=0.0, mapper="crn", **settings)
+    err = capsys.readouterr().err
+    assert said in err if said else "collapse" not in err, err

@@ -27,6 +27,7 @@ class Autoencoder:
             "bias": torch.optim.SparseAdam(list(self.bias.parameters()), 1e-2),
         }
         self.config = {"kind": "test"}
+        self.concerned = False
         self.break_at, self.stop_at, self.calls = list(break_at), stop_at, 0
 
     def learning_rate(self, progress: float) -> float:
@@ -46,6 +47,9 @@ class Autoencoder:
 
     def after_step(self, step: int) -> None:
         self.calls += 1
+
+    def concern(self, row: dict[str, float]) -> str:
+        return "the test is concerned" if self.concerned else ""
 
     def weights(self) -> torch.Tensor:
         return torch.cat([p.detach().flatten() for m in self.modules.values() for p in m.parameters()])
@@ -87,7 +91,7 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path, domain, capsys):
     resumed = Autoencoder()
     train(resumed, domain, run(), tmp_path / "run")
     assert torch.equal(whole.weights(), resumed.weights())
-    assert "model.safetensors" in capsys.readouterr().out
+    assert "model.safetensors" in capsys.readouterr().err
 
 
 def test_nan_touches_no_weight_and_rolls_back_once(tmp_path, domain):
@@ -105,6 +109,13 @@ def test_nan_touches_no_weight_and_rolls_back_once(tmp_path, domain):
     assert torch.equal(task.weights(), before)
 
 
+def test_a_concern_is_said_once(tmp_path, domain, capsys):
+    task = Autoencoder()
+    task.concerned = True
+    train(task, domain, run(), tmp_path)
+    assert capsys.readouterr().err.count("warning: training, step 5: the test is concerned") == 1
+
+
 def test_a_gradient_that_is_not_finite_is_named(tmp_path, domain):
     task = Autoencoder()
     task.net.weight.register_hook(lambda g: g * float("inf"))
@@ -114,7 +125,7 @@ def test_a_gradient_that_is_not_finite_is_named(tmp_path, domain):
 
 def test_a_disk_that_is_too_small_is_found_before_the_run(tmp_path, domain, monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=10_000))
-    with pytest.raises(StorageError, match="checkpoints need 0.1 MB, 0.0 MB are free"):
+    with pytest.raises(StorageError, match=r"need 0\.1 MB, 0\.0 MB are free"):
         train(Autoencoder(), domain, run(), tmp_path)
     assert not (tmp_path / "checkpoints").exists()
 

@@ -84,7 +84,10 @@ def save_directory(target: Path, tensors: Mapping[str, Tensor], config: Mapping[
     with atomic_directory(target) as scratch:
         # Contiguous copies: safetensors refuses views that share memory and channels-last strides.
         plain = {k: t.detach().cpu().contiguous() for k, t in tensors.items()}
-        save_file({k: t.clone() if t.numel() else t for k, t in plain.items()}, scratch / TENSORS)
+        try:
+            save_file({k: t.clone() if t.numel() else t for k, t in plain.items()}, scratch / TENSORS)
+        except SafetensorError as error:  # its way to say that the disk is full
+            raise StorageError(f"{target}: cannot be written ({error})") from None
         write_json(scratch / CONFIG, config)
 
 
@@ -135,7 +138,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     try:
         value = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise StorageError(f"{path}: not readable JSON ({error})") from None
     if not isinstance(value, dict):
         raise StorageError(f"{path}: not a JSON object")
@@ -153,7 +156,7 @@ def without_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tens
 
 
 def load_weights(module: torch.nn.Module, tensors: Mapping[str, Tensor], where: str | Path) -> None:
-    """Load weights strictly.
+    """Load weights strictly. A module that was built on the meta device, without memory, takes the tensors over.
 
     Raises:
         StorageError: names the first missing, unknown or misshapen tensor.
@@ -165,7 +168,9 @@ def load_weights(module: torch.nn.Module, tensors: Mapping[str, Tensor], where: 
         if own[name].shape != tensors[name].shape:
             shapes = f"{tuple(tensors[name].shape)}, expected {tuple(own[name].shape)}"
             raise StorageError(f"{where}: tensor {name} has shape {shapes}")
-    module.load_state_dict(tensors)
+        if own[name].dtype != tensors[name].dtype:
+            raise StorageError(f"{where}: tensor {name} is {tensors[name].dtype}, expected {own[name].dtype}")
+    module.load_state_dict(tensors, assign=any(t.is_meta for t in own.values()))
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

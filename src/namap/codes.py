@@ -20,7 +20,7 @@ from .generators.base import prior
 from .losses import kl_divergence
 from .networks import ConvEncoder
 from .recipes import Recipe
-from .tensors import Codes, Images, PerSample, random_stream
+from .tensors import Codes, Images, random_stream
 
 Starts = Float[Tensor, "b k d"]
 
@@ -43,10 +43,10 @@ class CodeTable(nn.Module):
         self.latent_dim = latent_dim
         self.table = nn.Embedding(count, latent_dim, sparse=True, _weight=prior(count, latent_dim, rng))
 
-    def forward(self, index: Int[Tensor, " b"], y: Images, rng: torch.Generator) -> tuple[Codes, PerSample]:
-        """The codes of training queries `index`, and 1/2 ||z||^2."""
+    def forward(self, index: Int[Tensor, " b"], y: Images, rng: torch.Generator) -> tuple[Codes, Codes]:
+        """The codes of training queries `index`, and 1/2 z^2 of each dimension."""
         z = self.table(index)
-        return z, 0.5 * z.square().sum(1)
+        return z, 0.5 * z.square()
 
     def spread(self, y: Images) -> None:
         """A code of NAM is a point."""
@@ -74,10 +74,10 @@ class PointEncoder(nn.Module):
         self.latent_dim = latent_dim
         self.encoder = ConvEncoder(channels, image_size, latent_dim, width)
 
-    def forward(self, index: Int[Tensor, " b"], y: Images, rng: torch.Generator) -> tuple[Codes, PerSample]:
-        """The codes of queries y, and 1/2 ||z||^2."""
+    def forward(self, index: Int[Tensor, " b"], y: Images, rng: torch.Generator) -> tuple[Codes, Codes]:
+        """The codes of queries y, and 1/2 z^2 of each dimension."""
         z = self.encoder(y)
-        return z, 0.5 * z.square().sum(1)
+        return z, 0.5 * z.square()
 
     def spread(self, y: Images) -> None:
         """A code of AE-NAM is a point."""
@@ -116,8 +116,8 @@ class GaussianEncoder(nn.Module):
         mu, log_var = self.encoder(y).chunk(2, dim=1)
         return mu, log_var.clamp(-14, 4)  # sigma in [1e-3, 7]: keeps exp() and its gradient finite
 
-    def forward(self, index: Int[Tensor, " b"], y: Images, rng: torch.Generator) -> tuple[Codes, PerSample]:
-        """A sample of q(z|y) for each query, and KL(q || N(0, I))."""
+    def forward(self, index: Int[Tensor, " b"], y: Images, rng: torch.Generator) -> tuple[Codes, Codes]:
+        """A sample of q(z|y) for each query, and KL(q || N(0, I)) of each dimension."""
         mu, log_var = self.distribution(y)
         noise = torch.randn(mu.shape, generator=rng, device=rng.device)
         return mu + noise * (log_var / 2).exp(), kl_divergence(mu, log_var)

@@ -1,4 +1,8 @@
-"""Every error that namap raises on purpose: one line that names the thing and the remedy, and an exit code."""
+"""Every error that namap raises on purpose, and its warnings: one line that names the thing and the remedy."""
+
+import sys
+
+from tqdm import tqdm
 
 
 class NamapError(Exception):
@@ -29,3 +33,8 @@ class StorageError(NamapError):
     """A directory that cannot be written, or a saved model that cannot be trusted."""
 
     exit_code = 5
+
+
+def warn(text: str) -> None:
+    """Say one line on stderr, above a progress bar where there is one; stdout belongs to results."""
+    tqdm.write(f"warning: {text}", file=sys.stderr)

@@ -12,12 +12,15 @@ from torch import Tensor, nn
 
 from .codes import CodeSource, CodeTable
 from .data import ImageDomain
-from .generators import Generator
+from .generators import Generator, sample
 from .losses import Reconstruction
 from .networks import EarnedMapper, PaperMapper
 from .recipes import Recipe
-from .tensors import autocast, from_numpy
+from .tensors import Codes, XImages, autocast, from_numpy, random_stream
 from .training import Batch, Update, late_decay
+
+INFORMATIVE_NATS = 0.01  # a dimension of the code with less KL than this says nothing about its query
+MIN_DIVERSITY = 0.1  # of that of the generator's samples
 
 
 def make_mapper(recipe: Recipe, x_channels: int, y_channels: int) -> nn.Module:
@@ -63,6 +66,9 @@ class MappingTask:
         self.reconstruction, self.targets, self.recipe = reconstruction, targets, recipe
         self.modules: dict[str, nn.Module] = {"mapper": mapper, "codes": codes}
         self.optimizers = optimizers
+        with torch.no_grad():
+            samples = sample(generator, 64, random_stream(0, device=next(mapper.parameters()).device))
+        self.prior_diversity = samples.std(0).mean().item()
         self.config: dict[str, Any] = {"recipe": asdict(recipe), "generator": generator.config}
         self.learning_rate = late_decay
 
@@ -73,12 +79,33 @@ class MappingTask:
             mapper.free = batch.progress >= recipe.freedom
         beta = recipe.beta * (1 if batch.progress >= recipe.warmup else 1e-3)
         z, kl = self.codes(batch.index, batch.images, batch.rng)
-        t = mapper(self.generator(z))
-        reconstruction = self.reconstruction(t, batch.images, self.targets(batch))
-        yield Update(tuple(self.optimizers), reconstruction + beta * kl, {"reconstruction": reconstruction, "kl": kl})
+        x = self.generator(z)
+        reconstruction = self.reconstruction(mapper(x), batch.images, self.targets(batch))
+        logs = {"reconstruction": reconstruction, "kl": kl.sum(1), **health(z, kl, x)}
+        yield Update(tuple(self.optimizers), reconstruction + beta * kl.sum(1), logs)
+
+    def concern(self, row: dict[str, float]) -> str:
+        """Collapse of the codes or of the analogies, in a logged row."""
+        if self.recipe.method == "vae" and row["informative_dimensions"] == 0:
+            return "posterior collapse: no dimension of the code carries information; lower beta or raise warmup"
+        if row["diversity"] < MIN_DIVERSITY * self.prior_diversity:
+            return (
+                f"the analogies of different queries hardly differ ({row['diversity']:.3f} per pixel, samples of the "
+                f"generator {self.prior_diversity:.3f}): the codes have collapsed; lower beta or the rate"
+            )
+        return ""
 
     def after_step(self, step: int) -> None:
         """Nothing follows a step."""
+
+
+def health(z: Codes, kl: Codes, x: XImages) -> dict[str, Tensor]:
+    """What tells a collapse, of one batch: informative dimensions, spread of the codes, diversity of the analogies."""
+    return {
+        "informative_dimensions": (kl.detach().mean(0) > INFORMATIVE_NATS).sum(),
+        "code_spread": z.detach().std(0).mean(),
+        "diversity": x.detach().float().std(0).mean(),
+    }
 
 
 class FeatureCache:

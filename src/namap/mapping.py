@@ -14,10 +14,10 @@ from torch import nn
 
 from . import checkpoint
 from .analogies import Analogies
-from .codes import CodeSource, CodeTable, make_codes
+from .codes import CodeSource, make_codes
 from .data import ImageDomain, load_domain
 from .data.coverage import compare_coverage, shrink
-from .errors import StorageError, UsageError
+from .errors import StorageError, UsageError, warn
 from .fitting import FeatureCache, MappingTask, make_mapper, make_optimizers
 from .generators import Generator, build_generator, find_model, freeze, sample
 from .losses import Reconstruction, appearance_invariant, fit_appearance, l1, l2, paint
@@ -111,8 +111,9 @@ class Mapping:
             domain = domain.subset(np.sort(order[: recipe.queries]))
         warning = compare_coverage(to_uint8(self.sample_x(256)).cpu().numpy(), domain.images)
         if warning:
-            print(f"warning: {warning}")
+            warn(warning)
         self.build(domain.channels, len(domain))
+        self.place()
         task = self.make_task(domain)
         run = Run(
             recipe.images,
@@ -135,14 +136,17 @@ class Mapping:
         return self
 
     def build(self, channels: int, count: int) -> None:
-        """Make T and the source of codes, untrained, for queries of `channels` channels."""
+        """Make T and the source of codes, untrained, for `count` queries of `channels` channels."""
         recipe = self.recipe
         self.channels = channels
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed)
             self.mapper = make_mapper(recipe, self.generator.channels, channels)
             self.codes = make_codes(recipe, channels, self.image_size, self.latent_dim, count)
-        for module in (self.mapper, self.codes):
+
+    def place(self) -> None:
+        """Move T and the source of codes to the device, channels last."""
+        for module in (self.mapper, self.fitted_codes):
             place(module, self.device)
 
     def make_task(self, domain: ImageDomain) -> MappingTask:
@@ -286,14 +290,12 @@ class Mapping:
         generator: dict[str, Any] = self.generator.config
         if generator["kind"] != "foreign":
             tensors |= checkpoint.prefixed("generator", self.generator.state_dict())
-        count = len(codes.table.weight) if isinstance(codes, CodeTable) else 0
         config = {
             "format": "namap-mapping",
             "version": 1,
             "recipe": asdict(self.recipe),
             "generator": generator,
             "channels": self.channels,
-            "queries": count,
         }
         checkpoint.save_directory(Path(path), tensors, config)
 
@@ -314,22 +316,23 @@ class Mapping:
         tensors, config = checkpoint.load_directory(source)
         if config.get("format") != "namap-mapping":
             raise UsageError(f"{source}: holds a {config.get('format', 'foreign model')}, not a mapping")
-        recipe = make_recipe(config["recipe"])
+        recipe = _saved_recipe(config, source)
         kind = METHODS[recipe.method]
         if not issubclass(kind, cls):
             raise UsageError(f"{source}: holds a {kind.__name__}, not a {cls.__name__}; load it with {kind.__name__}")
+        saved = config["generator"]
         if generator is None:
-            if config["generator"].get("kind") == "foreign":
+            if saved.get("kind") == "foreign":
                 raise UsageError(f"{source}: was fitted to a wrapped generator; pass the same one as generator=")
-            generator = build_generator(config["generator"], source)
+            generator = build_generator(saved, source)
             checkpoint.load_weights(generator, checkpoint.without_prefix("generator", tensors), source)
-        elif generator.latent_dim != config["generator"]["latent_dim"]:
-            d = config["generator"]["latent_dim"]
+        elif generator.latent_dim != saved.get("latent_dim"):
+            d = saved.get("latent_dim")
             raise UsageError(f"{source}: expects codes of {d}, the generator takes {generator.latent_dim}")
         mapping = kind(generator, **options, **asdict(recipe))
-        if config["channels"] not in (1, 3) or not 0 <= config["queries"] <= 10**9:
-            raise StorageError(f"{source}: channels or queries out of bounds")
-        mapping.build(config["channels"], config["queries"])
+        with torch.device("meta"):
+            table = tensors.get("codes.table.weight", torch.empty(0))
+            mapping.build(config["channels"], table.shape[0] if table.ndim == 2 else 0)
         mapping.restore(source)
         return mapping
 
@@ -338,7 +341,20 @@ class Mapping:
         tensors, _ = checkpoint.load_directory(source)
         checkpoint.load_weights(self.mapper, checkpoint.without_prefix("mapper", tensors), source)
         checkpoint.load_weights(self.fitted_codes, checkpoint.without_prefix("codes", tensors), source)
+        self.place()
         self.eval()
+
+
+def _saved_recipe(config: dict[str, Any], source: Path) -> Recipe:
+    """The recipe of a saved mapping, whose configuration is checked: it may come from a stranger."""
+    if not isinstance(config.get("recipe"), dict) or not isinstance(config.get("generator"), dict):
+        raise StorageError(f"{source}: holds no configuration of a recipe and a generator")
+    if type(config.get("channels")) is not int or config["channels"] not in (1, 3):
+        raise StorageError(f"{source}: channels {config.get('channels')!r} is not 1 or 3")
+    try:
+        return make_recipe(config["recipe"])
+    except UsageError as error:
+        raise StorageError(f"{source}: {error}") from None
 
 
 class NAM(Mapping):

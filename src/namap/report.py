@@ -2,6 +2,7 @@
 
 import base64
 import io
+import math
 from collections import abc
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -97,7 +98,7 @@ def analogies_section(
 
 
 def curves_section(logs: abc.Mapping[str, Sequence[dict[str, float]]]) -> Section:
-    """Loss curves, one panel a run."""
+    """Losses, spread of the codes and diversity, one panel each."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -106,10 +107,14 @@ def curves_section(logs: abc.Mapping[str, Sequence[dict[str, float]]]) -> Sectio
     panels = [
         (run, key, log) for run, log in logs.items() for key in log[-1] if key not in ("step", "images", "seconds")
     ]
-    figure, axes = pyplot.subplots(1, len(panels), figsize=(3.1 * len(panels), 2.4), squeeze=False)
-    for axis, (run, key, log) in zip(axes[0], panels, strict=True):
+    columns = min(4, len(panels))
+    rows = math.ceil(len(panels) / columns)
+    figure, axes = pyplot.subplots(rows, columns, figsize=(3.1 * columns, 2.4 * rows), squeeze=False)
+    for axis in axes.flat[len(panels) :]:
+        axis.axis("off")
+    for axis, (run, key, log) in zip(axes.flat, panels, strict=False):
         axis.plot([row["images"] / 1000 for row in log], [row.get(key, np.nan) for row in log], lw=1.2, color="#2b6cb0")
-        axis.set_title(f"{run}: {key}", fontsize=9)
+        axis.set_title(f"{run}: {key.replace('_', ' ')}", fontsize=9)
         axis.set_xlabel("thousand images seen", fontsize=8)
         axis.tick_params(labelsize=7)
         axis.spines[["top", "right"]].set_visible(False)
@@ -117,7 +122,7 @@ def curves_section(logs: abc.Mapping[str, Sequence[dict[str, float]]]) -> Sectio
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=150)
     pyplot.close(figure)
-    return Section("Training", image=base64.b64encode(buffer.getvalue()).decode(), width=300 * len(panels))
+    return Section("Training", image=base64.b64encode(buffer.getvalue()).decode(), width=300 * columns)
 
 
 def report_run(

@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from . import checkpoint
 from .data import ImageDomain
-from .errors import DivergedError, NamapError, StorageError
+from .errors import DivergedError, NamapError, StorageError, warn
 from .runs import claim, read_log
 from .tensors import Images, PerSample, autocast, from_numpy, pick_device, pick_precision, random_stream
 
@@ -73,6 +73,10 @@ class Task(Protocol):
         """Whatever follows the updates of a step, e.g. an average of the weights."""
         ...
 
+    def concern(self, row: dict[str, float]) -> str:
+        """What looks wrong in a logged row, said once a run; '' if nothing does."""
+        ...
+
 
 @dataclass(frozen=True)
 class Run:
@@ -107,6 +111,7 @@ class _State:
     rollbacks: int = 0
     seconds: float = 0.0
     scale: float = 1.0  # halved by a rollback
+    concerned: bool = False  # whether a warning of a collapse has been said
     log: list[dict[str, float]] = field(default_factory=list)
 
 
@@ -245,9 +250,12 @@ class Loop:
         state.log.append(row)
         with (self.outdir / "metrics.jsonl").open("a") as file:
             file.write(json.dumps(row) + "\n")
-        bar.set_postfix(
-            {n: f"{v:.3g}" for n, v in row.items() if n not in ("step", "images", "seconds")}, refresh=False
-        )
+        losses = {name: f"{row[name]:.3g}" for name in list(logs)[:2]}
+        bar.set_postfix(losses, refresh=False)
+        concern = self.task.concern(row)
+        if concern and not state.concerned:
+            warn(f"{self.run.label}, step {state.step}: {concern}")
+        state.concerned |= bool(concern)
 
     def roll_back(self, broken: str) -> None:
         """Go back to the last checkpoint with half the learning rate, or give up."""
@@ -258,7 +266,7 @@ class Loop:
         rollbacks, scale = state.rollbacks + 1, state.scale / 2
         self.restore()
         state.rollbacks, state.scale = rollbacks, scale
-        tqdm.write(f"warning: {where}; back to step {state.step} with half the learning rate")
+        warn(f"{where}; back to step {state.step} with half the learning rate")
 
     def save(self) -> None:
         """Write a checkpoint; keep the newest few."""
@@ -306,7 +314,7 @@ class Loop:
                 tensors, config = checkpoint.load_directory(folder)
                 break
             except StorageError as error:
-                tqdm.write(f"warning: {error}; trying the checkpoint before it")
+                warn(f"{error}; trying the checkpoint before it")
         else:
             raise StorageError(f"{self.outdir / 'checkpoints'}: no sound checkpoint; start anew with --overwrite")
         for name, module in self.task.modules.items():

@@ -97,9 +97,12 @@ class Classifier:
                     f"{source}: classifier {key} {value!r} is not a whole number from 1 to {LIMITS[key]}"
                 )
         size, channels, classes, width = (int(v or 0) for v in values.values())
-        network = place(NIN(channels, classes, width), pick_device(device))
+        with torch.device("meta"):
+            network = NIN(channels, classes, width)
         checkpoint.load_weights(network, tensors, source)
-        return cls(freeze(network), size, channels, classes, width, config.get("accuracy_on_x"))
+        return cls(
+            freeze(place(network, pick_device(device))), size, channels, classes, width, config.get("accuracy_on_x")
+        )
 
 
 class ClassifierTask:
@@ -125,6 +128,10 @@ class ClassifierTask:
 
     def after_step(self, step: int) -> None:
         """Nothing follows a step."""
+
+    def concern(self, row: dict[str, float]) -> str:
+        """Nothing: its accuracy on held-out images is reported at the end."""
+        return ""
 
 
 def jitter(images: Images, rng: torch.Generator) -> Images:

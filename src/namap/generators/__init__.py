@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from .. import checkpoint
 from ..errors import StorageError, UsageError
 from .adapt import WrappedGenerator, wrap_generator
@@ -17,19 +19,23 @@ __all__ = [
 LIMITS = {"latent_dim": 65536, "image_size": 4096, "channels": 3, "width": 2048}
 
 
-def build_generator(config: dict[str, Any], where: str | Path) -> Generator:
-    """An untrained generator of a saved configuration.
+def build_generator(config: Any, where: str | Path) -> Generator:
+    """A generator of a saved configuration, on the meta device: without memory until weights are loaded into it.
 
     Raises:
         StorageError: an unknown kind or key, or a value out of bounds.
     """
-    values = {k: v for k, v in config.items() if k != "kind"}
-    if config.get("kind") != "dcgan" or values.keys() != LIMITS.keys():
+    values = {k: v for k, v in config.items() if k != "kind"} if isinstance(config, dict) else {}
+    if not values or config.get("kind") != "dcgan" or values.keys() != LIMITS.keys():
         raise StorageError(f"{where}: generator configuration {config} is not one that namap writes")
     for key, value in values.items():
         if type(value) is not int or not 1 <= value <= LIMITS[key]:
             raise StorageError(f"{where}: generator {key} {value!r} is not a whole number from 1 to {LIMITS[key]}")
-    return DCGAN(**values)
+    try:
+        with torch.device("meta"):
+            return DCGAN(**values)
+    except UsageError as error:
+        raise StorageError(f"{where}: {error}") from None
 
 
 def find_model(path: str | Path) -> Path:
@@ -66,6 +72,6 @@ def load_generator(path: str | Path) -> Generator:
     tensors, config = checkpoint.load_directory(source)
     if config.get("format") != "namap-generator":
         raise UsageError(f"{source}: holds a {config.get('format', 'foreign model')}, not a generator")
-    generator = build_generator(config["generator"], source)
+    generator = build_generator(config.get("generator"), source)
     checkpoint.load_weights(generator, tensors, source)
     return freeze(generator)

@@ -182,7 +182,14 @@ class DCGANTask:
         yield Update(("discriminator",), loss, {"discriminator": loss})
         self.discriminator.requires_grad_(False)
         loss = generator_loss(self.judge(fake, batch.rng))
-        yield Update(("generator",), loss, {"generator": loss})
+        diversity = fake.detach().float().std(0).mean() / x.std(0).mean().clamp(min=1e-6)
+        yield Update(("generator",), loss, {"generator": loss, "diversity": diversity})
+
+    def concern(self, row: dict[str, float]) -> str:
+        """Mode collapse, in a logged row."""
+        if row["diversity"] < 0.1:
+            return f"mode collapse: the samples differ {row['diversity']:.2f} times as much as the data; lower the rate"
+        return ""
 
     def judge(self, images: Images, rng: torch.Generator) -> Tensor:
         """The discriminator's logit `[b]`."""
