@@ -142,10 +142,23 @@ def test_a_finished_run_is_left_alone_unless_told(models, namap):
 
 def test_overwrite_deletes_runs_only(tmp_path, namap):
     (tmp_path / "thesis.tex").write_text("years of work")
+    (tmp_path / "final").mkdir()
     code, _, err = namap("train-generator", "--data", "embedded:typeset/test", "--outdir", tmp_path, "--overwrite")
     assert code == 2
     assert "delete it yourself" in err
     assert (tmp_path / "thesis.tex").exists()
+    assert (tmp_path / "final").exists()
+
+
+def test_overwrite_leaves_what_a_run_did_not_write(models, namap):
+    command = ("train-generator", "--data", "embedded:typeset/test", "--outdir", models / "g2", "--latent-dim", 6,
+               "--images", 64, "--width", 8, "--quiet")  # fmt: skip
+    assert namap(*command)[0] == 0
+    (models / "g2" / "notes.txt").write_text("good run")
+    assert namap(*command, "--seed", 1, "--overwrite")[0] == 0
+    assert (models / "g2" / "notes.txt").read_text() == "good run"
+    code, _, err = namap(*command, "--seed", 2)  # and the new seed is the run's
+    assert (code, "seed (1, now 2)" in err) == (2, True)
 
 
 def test_dry_run_prints_a_configuration_that_config_reads(models, namap, tmp_path):
@@ -156,6 +169,11 @@ def test_dry_run_prints_a_configuration_that_config_reads(models, namap, tmp_pat
     assert (settings["beta"], settings["images"], settings["method"]) == (0.5, 77, "vae")
     assert not (tmp_path / "m").exists()
     file = tmp_path / "c.yaml"
+    file.write_text(out)
+    assert json.loads(namap(*base, "--dry-run", "--config", file)[1]) == settings
+    file.write_text("method: ae\nseed: 5\n")
+    again = json.loads(namap(*base, "--dry-run", "--config", file, "--method", "vae", "--seed", 0)[1])
+    assert (again["method"], again["seed"], again["beta"]) == ("vae", 0, 1e-3)
     file.write_text("beta: 0.25\nmethod: ae\n")
     assert json.loads(namap(*base, "--dry-run", "--config", file)[1])["beta"] == 0.25
     file.write_text("bta: 0.25\n")
@@ -172,7 +190,7 @@ def test_dry_run_prints_a_configuration_that_config_reads(models, namap, tmp_pat
         (
             ("fit", "--generator", "{g}", "--data", "embedded:handwriting/test", "--outdir", "o", "--method", "gan"),
             2,
-            "nam, ae, vae",
+            "'nam', 'ae' or 'vae'",
         ),
         (
             ("fit", "--generator", "{g}", "--data", "embedded:handwriting/test", "--outdir", "o", "--loss", "l3"),
@@ -183,6 +201,37 @@ def test_dry_run_prints_a_configuration_that_config_reads(models, namap, tmp_pat
         (("translate", "{g}", "embedded:handwriting/test", "--outdir", "o"), 2, "not a mapping"),
         (("translate", "{m}", "embedded:handwriting/test", "--outdir", "o", "--device", "cuda:9"), 2, "CUDA devices"),
         (("bench", "nothing"), 2, "unknown"),
+        (("fit", "--generator", "{g}"), 2, "Missing option"),
+        (("check-data", "embedded:handwriting/test", "--sizes", "32"), 2, "No such option"),
+        (("check-generator", "{g}/final/config.json"), 2, "never pickles"),
+        (("translate", "{m}", "embedded:handwriting/test", "--outdir", "o", "--device", "meta"), 2, "not supported"),
+        (("train-generator", "--data", "embedded:typeset/test", "--outdir", "o", "--channels", "2"), 2, "use 1"),
+        (("demo", "--outdir", "o", "--extra-fonts", "nope.ttf"), 3, "not a font"),
+        (
+            ("fit", "--generator", "{g}", "--data", "embedded:handwriting/test", "--outdir", "o", "--set", "beta=["),
+            2,
+            "is not a value",
+        ),
+        (
+            (
+                "fit",
+                "--generator",
+                "{g}",
+                "--data",
+                "embedded:handwriting/test",
+                "--outdir",
+                "o",
+                "--quiet",
+                "--images",
+                "2560",
+                "--set",
+                "rate=1e30",
+                "--set",
+                "encoder_width=8",
+            ),
+            4,
+            "is not finite",
+        ),
     ],
 )
 def test_errors_are_one_line_with_their_exit_code(models, namap, tmp_path, monkeypatch, arguments, code, words):
@@ -208,3 +257,61 @@ def test_checks_and_report(models, pictures, namap, tmp_path):
     html = page.read_text()
     assert html.count("data:image/png;base64") >= 5
     assert "http" not in html.replace("http-equiv", "")
+
+
+def test_translate_never_writes_among_its_queries(models, pictures, namap):
+    for outdir in (pictures, pictures / "deep" / "er"):
+        code, _, err = namap("translate", models / "m", pictures, "--outdir", outdir)
+        assert (code, "folder of the queries" in err) == (2, True)
+
+
+def test_two_queries_never_share_a_file(tmp_path):
+    from namap.analogies import Analogies
+
+    x = np.arange(3, dtype=np.uint8)[:, None, None, None, None] + np.zeros((3, 2, 1, 8, 8), np.uint8)
+    found = Analogies(x, np.zeros((3, 2, 4), np.float32), np.zeros((3, 2), np.float32), ["7", "7_K1", "8"])
+    assert found.save_pngs(tmp_path) == 6
+    assert len(list(tmp_path.iterdir())) == 6
+    assert np.asarray(Image.open(tmp_path / "7_K1.png")).max() == 1
+
+
+def test_unreadable_queries_are_listed_by_fit_and_too_many_end_it(models, namap, tmp_path):
+    folder = tmp_path / "y"
+    folder.mkdir()
+    for i in range(20):
+        Image.fromarray(np.full((32, 32), i * 10, np.uint8)).save(folder / f"{i}.png")
+    (folder / "3.png").write_bytes(b"")
+    command = ("fit", "--generator", models / "g", "--data", folder, "--outdir", tmp_path / "run", "--images", 64,
+               "--quiet", "--set", "encoder_width=8")  # fmt: skip
+    assert namap(*command)[0] == 0
+    assert "3.png" in (tmp_path / "run" / "skipped.jsonl").read_text()
+    for i in range(4, 7):
+        (folder / f"{i}.png").write_bytes(b"text")
+    code, _, err = namap(*command, "--overwrite")
+    assert (code, "4 of 20" in err) == (3, True)
+    assert (tmp_path / "run" / "final").exists(), "the finished run fell to a mistake in --data"
+
+
+@pytest.mark.parametrize(("method", "loss"), [("nam", "l2"), ("ae", "l1"), ("vae", "perceptual")])
+def test_every_method_runs_from_the_command_line(models, namap, shared, tmp_path, method, loss):
+    vgg = ("--vgg-weights", shared / "weights" / "vgg16_hed_bsds.safetensors", "--vgg-input", "caffe")
+    options = vgg if loss == "perceptual" else ()
+    np.savez(tmp_path / "y.npz", x=np.random.default_rng(0).integers(0, 256, (64, 1, 32, 32), np.uint8))
+    fit = ("fit", "--generator", models / "g", "--data", f"{tmp_path}/y.npz:x", "--method", method, "--loss", loss,
+           "--outdir", tmp_path / "m", "--images", 64, "--set", "batch_size=32", "--set", "encoder_width=8",
+           "--quiet", *options)  # fmt: skip
+    code, _, err = namap(*fit)
+    assert code == 0, err
+    translate = ("translate", tmp_path / "m", f"{tmp_path}/y.npz:x", "--outdir", tmp_path / "o", "--npz", "--refine", 1)
+    code, _, err = namap(*translate, *options)
+    assert code == 0, err
+    assert np.load(tmp_path / "o" / "analogies.npz")["x"].shape == (64, 1, 1, 32, 32)
+
+
+def test_evaluate_trains_its_judge_and_keeps_it(models, namap, tmp_path, monkeypatch):
+    monkeypatch.setattr("namap.evaluation.classifier.DEFAULT_IMAGES", 640)
+    evaluate = ("evaluate", models / "m", "embedded:handwriting/test", "--classifier", tmp_path / "c", "--quiet",
+                "--json")  # fmt: skip
+    first = namap(*evaluate, "--train-classifier-on", "embedded:typeset/test")
+    assert first[0] == 0, first[2]
+    assert json.loads(namap(*evaluate)[1]) == json.loads(first[1])

@@ -145,7 +145,8 @@ def test_names_are_unique_whatever_the_file_system(names):
 def test_npz(tmp_path):
     path = tmp_path / "d.npz"
     images = np.zeros((5, 1, 32, 32), np.uint8)
-    np.savez(path, x_train=images, y_train=np.arange(5), photos_a=images, f=images.astype(float), o=np.array([{}]))
+    np.savez(path, x_train=images, y_train=np.arange(5), photos_a=images, f=images.astype(float), o=np.array([{}]),
+             s_train=images[..., :16], x_words=images, y_words=np.array(list("abcde")))  # fmt: skip
     domain = load_domain(f"{path}:x_train", channels=3)
     assert domain.images.shape == (5, 3, 32, 32)
     assert domain.labels is not None
@@ -153,10 +154,15 @@ def test_npz(tmp_path):
     assert load_domain(f"{path}:photos_a", size=16).images.shape == (5, 1, 16, 16)
     for source, reason in (
         (f"{path}:nope", "no array 'nope'"), (str(path), "needs a key"), (f"{path}:f", "store uint8"),
+        (f"{path}:s_train", "store squares"), (f"{path}:x_words", "store whole numbers"),
         (f"{path}:o", "not a readable npz"), (f"{tmp_path}/no.npz:x", "no such file"),
     ):  # fmt: skip
         with pytest.raises(DataError, match=reason):
             load_domain(source)
+    with (tmp_path / "renamed.npz").open("wb") as file:
+        np.save(file, images)
+    with pytest.raises(DataError, match="not a readable npz"):
+        load_domain(f"{tmp_path}/renamed.npz:x")
     path.write_bytes(path.read_bytes()[:-40])
     with pytest.raises(DataError):
         load_domain(f"{path}:x_train")
@@ -185,6 +191,7 @@ def test_gross_differences_of_scale_are_noticed():
     assert small.shape == x.shape
     assert "times as large" in (compare_coverage(small, x) or "")
     assert "only" in (compare_coverage(x, small) or "")
+    assert "generator are blank" in (compare_coverage(np.zeros_like(x), x) or "")
 
 
 def test_textured_backgrounds_give_no_verdict(shared):

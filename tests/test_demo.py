@@ -18,6 +18,7 @@ def test_a_short_demo_writes_a_self_contained_report_and_resumes(tmp_path, monke
     for words in ("digit kept", "copy baseline", "generator, seconds", "Training", "data:image/png;base64"):
         assert words in html
     assert 'src="http' not in html
+    (tmp_path / "metrics.json").unlink()
     again = demo.run_demo(tmp_path, [0, 1], quiet=True)
     assert again["kept"] == summary["kept"]
     assert again["seeds"]["0"]["confusion"] == summary["seeds"]["0"]["confusion"]

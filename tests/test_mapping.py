@@ -5,6 +5,7 @@ import torch
 from namap.codes import CodeTable
 from namap.data import load_domain
 from namap.errors import StorageError, UsageError
+from namap.generators import DCGAN
 from namap.losses import Reconstruction, l2
 from namap.mapping import AENAM, METHODS, NAM, VAENAM, Mapping
 from namap.networks import EarnedMapper
@@ -90,9 +91,10 @@ def test_equation_6_recovers_the_code_of_a_generated_image(generator):
     y = generator(truth[:, 0]).detach()
     starts = truth + 0.3 * torch.randn(truth.shape, generator=random_stream(4))
     reconstruction, identity = Reconstruction(l2), torch.nn.Identity()
-    z0, before = optimise_codes(generator, identity, reconstruction, y, starts, steps=0)
-    z, after = optimise_codes(generator, identity, reconstruction, y, starts, steps=150)
+    z0, before, _ = optimise_codes(generator, identity, reconstruction, y, starts, steps=0)
+    z, after, x = optimise_codes(generator, identity, reconstruction, y, starts, steps=150)
     assert torch.equal(z0, starts)
+    torch.testing.assert_close(x[:, 0], generator(z[:, 0]))
     assert (after < before / 20).all()
     assert (z - truth).abs().max() < 0.15
     with torch.no_grad():
@@ -239,3 +241,26 @@ def test_a_collapse_is_said(settings, said, generator, handwriting, capsys):
     fitted("vae", generator, handwriting, images=1600, warmup=0.0, mapper="crn", **settings)
     err = capsys.readouterr().err
     assert said in err if said else "collapse" not in err, err
+
+
+def test_a_run_belongs_to_its_generator(generator, handwriting, tmp_path):
+    fitted_to = METHODS["ae"](generator, **SMALL)
+    fitted_to.fit(handwriting, tmp_path, quiet=True)
+    with torch.no_grad():
+        next(generator.parameters()).add_(0.1)
+    with pytest.raises(UsageError, match=r"generator\.weights"):
+        METHODS["ae"](generator, **SMALL).fit(handwriting, tmp_path, quiet=True)
+
+
+@pytest.mark.parametrize("change", [{"latent_dim": 5}, {"channels": 3}, {"image_size": 64}])
+@pytest.mark.parametrize("method", ["nam", "vae"])
+def test_another_generator_is_refused(method, change, generator, handwriting, tmp_path):
+    fitted(method, generator, handwriting).save_pretrained(tmp_path)
+    other = DCGAN(**{"latent_dim": 6, "image_size": 32, "channels": 1, "width": 8, **change})
+    with pytest.raises(UsageError, match=f"expects {next(iter(change))}"):
+        Mapping.from_pretrained(tmp_path, generator=other)
+
+
+def test_a_class_keeps_to_its_method(generator):
+    with pytest.raises(UsageError, match="VAENAM is method vae"):
+        VAENAM(generator, method="nam")

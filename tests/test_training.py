@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from namap.data import ImageDomain
-from namap.errors import DivergedError, StorageError, UsageError
+from namap.errors import DivergedError, Interrupted, StorageError, UsageError
 from namap.runs import hold
-from namap.training import Interrupted, Run, Update, batch_index, train
+from namap.training import Run, Update, batch_index, train
 
 
 class Autoencoder:

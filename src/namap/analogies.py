@@ -37,11 +37,26 @@ class Analogies:
         folder = Path(outdir)
         with storage_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            for name, solutions in zip(self.names, self.images, strict=True):
-                for k, picture in enumerate(solutions):
-                    with atomic_file(folder / (f"{name}_k{k}.png" if k else f"{name}.png")) as file:
+            for names, solutions in zip(self.file_names(), self.images, strict=True):
+                for name, picture in zip(names, solutions, strict=True):
+                    with atomic_file(folder / name) as file:
                         picture.save(file, "PNG")
         return self.x.shape[0] * self.x.shape[1]
+
+    def file_names(self) -> list[list[str]]:
+        """NAME.png, NAME_k1.png … of each query; a `_` more where another query has such a name."""
+        taken = {name.casefold() for name in self.names}
+        rows = []
+        for name in self.names:
+            stems = [name]
+            for k in range(1, self.x.shape[1]):
+                stem = f"{name}_k{k}"
+                while stem.casefold() in taken:
+                    stem += "_"
+                taken.add(stem.casefold())
+                stems.append(stem)
+            rows.append([f"{stem}.png" for stem in stems])
+        return rows
 
     def save_npz(self, outdir: str | Path) -> int:
         """Write analogies.npz with `x`, `codes`, `losses` and `names`; return 1."""

@@ -95,7 +95,7 @@ def load_directory(source: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read what `save_directory` wrote: (tensors, config).
 
     Raises:
-        StorageError: a file is missing, added, damaged, or not of the format; nothing of it is used.
+        StorageError: a file is missing, damaged, or not of the format; nothing of it is used.
     """
     verify(source)
     try:
@@ -108,7 +108,7 @@ def verify(source: Path) -> None:
     """Check every file of a directory against its manifest.
 
     Raises:
-        StorageError: names the file that is missing, unknown or changed.
+        StorageError: names the file that is missing, no plain file, or changed.
     """
     if not (source / MANIFEST).is_file():
         pickles = sorted(p.name for p in source.glob("*") if p.suffix in (".pt", ".pth", ".pkl", ".bin", ".ckpt"))
@@ -153,6 +153,15 @@ def prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def without_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors under `prefix.`, with the prefix taken off."""
     return {k[len(prefix) + 1 :]: t for k, t in tensors.items() if k.startswith(f"{prefix}.")}
+
+
+def digest(tensors: Mapping[str, Tensor]) -> str:
+    """Short sha256 of names, types, shapes and values."""
+    found = hashlib.sha256()
+    for name, t in sorted(tensors.items()):
+        found.update(f"{name} {t.dtype} {tuple(t.shape)}".encode())
+        found.update(t.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return found.hexdigest()[:16]
 
 
 def load_weights(module: torch.nn.Module, tensors: Mapping[str, Tensor], where: str | Path) -> None:

@@ -3,14 +3,15 @@
 import json
 import signal
 import sys
-import traceback
 from pathlib import Path
 from typing import Annotated, Literal
 
+import click
 import typer
+from click.exceptions import NoArgsIsHelpError
 
-from .console import clear, parse_seeds, read_settings, say
-from .errors import NamapError, UsageError
+from .console import clear, end, parse_seeds, read_settings, say
+from .errors import DataError, Interrupted, NamapError, StorageError, UsageError
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -101,7 +102,6 @@ def train_generator(
             }
         )
     clear(outdir, overwrite)
-    domain.write_skipped(outdir)
     train_dcgan(domain, recipe, outdir, device, precision, quiet)
     say(
         {"generator": str(outdir), "samples": str(outdir / "samples.png")},
@@ -115,10 +115,12 @@ def fit(
     generator: Annotated[Path, typer.Option(help="Directory of `namap train-generator`.")],
     data: Source,
     outdir: Out,
-    method: Annotated[str, typer.Option(help="nam, ae or vae: how a query's code is obtained.")] = "vae",
-    loss: Annotated[str, typer.Option(help="appearance, l1, l2 or perceptual.")] = "appearance",
+    method: Annotated[
+        str | None, typer.Option(help="nam, ae or vae: how a query's code is obtained. Default: vae.")
+    ] = None,
+    loss: Annotated[str | None, typer.Option(help="appearance, l1, l2 or perceptual. Default: appearance.")] = None,
     images: Images = None,
-    seed: Seed = 0,
+    seed: Annotated[int | None, typer.Option(min=0, help="Decides initialisation, data order and noise.")] = None,
     config: Annotated[Path | None, typer.Option(help="YAML file of settings, as --dry-run prints them.")] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="One setting; may be repeated.")
@@ -136,14 +138,13 @@ def fit(
     """Fit a mapping from a folder of queries to the domain of a generator."""
     from dataclasses import asdict
 
+    from .data import load_domain
     from .generators import load_generator
     from .mapping import METHODS
+    from .recipes import make_recipe
 
     settings = read_settings(config, set_ or [], method=method, loss=loss, images=images, seed=seed)
-    kind = METHODS.get(settings.pop("method"))
-    if kind is None:
-        raise UsageError(f"--method {method}: unknown; use {', '.join(METHODS)}")
-    mapping = kind(
+    mapping = METHODS[make_recipe(settings).method](
         load_generator(generator),
         vgg_weights=vgg_weights,
         vgg_input=vgg_input,
@@ -153,8 +154,9 @@ def fit(
     )
     if dry_run:
         return say({"generator": str(generator), "data": data, "outdir": str(outdir), **asdict(mapping.recipe)})
+    domain = load_domain(data, mapping.image_size)
     clear(outdir, overwrite)
-    mapping.fit(data, outdir, quiet)
+    mapping.fit(domain, outdir, quiet)
     say(
         {"model": str(outdir)},
         as_json,
@@ -189,8 +191,10 @@ def translate(
     mapping = Mapping.from_pretrained(
         model, vgg_weights=vgg_weights, vgg_input=vgg_input, device=device, precision=precision
     )
+    if Path(src).is_dir() and outdir.resolve().is_relative_to(Path(src).resolve()):
+        raise UsageError(f"--outdir {outdir}: lies in the folder of the queries; choose another")
     domain = load_domain(src, mapping.image_size, mapping.channels)
-    found = mapping.translate(domain, solutions, refine, seed)
+    found = mapping.translate(domain, solutions, refine, seed, quiet=quiet)
     domain.write_skipped(outdir)
     written = found.save_npz(outdir) if npz else found.save_pngs(outdir)
     say(
@@ -230,6 +234,8 @@ def evaluate(
         model, vgg_weights=vgg_weights, vgg_input=vgg_input, device=device, precision=precision
     )
     queries = load_domain(src, mapping.image_size, mapping.channels)
+    if queries.labels is None:
+        raise DataError(f"{src}: the queries have no labels; evaluation compares with them")
     x = None if train_classifier_on is None else load_domain(train_classifier_on)
     judge = obtain_classifier(classifier, x, seed, device=device, precision=precision, quiet=quiet)
     result = evaluate_kept(mapping, queries, judge, solutions=solutions, refine=refine, seed=seed)
@@ -322,6 +328,8 @@ def report(
     data: Source,
     output: Annotated[Path, typer.Option("-o", "--output")] = Path("report.html"),
     solutions: Annotated[int, typer.Option(min=1)] = 6,
+    vgg_weights: VGGWeights = None,
+    vgg_input: VGGInput = "torchvision",
     device: Device = "auto",
     precision: Precision = "auto",
     debug: Debug = False,
@@ -329,7 +337,8 @@ def report(
     """One self-contained page: analogies beside queries, several solutions, curves, settings."""
     from .report import report_run
 
-    report_run(model, data, output, solutions, device, precision)
+    options = {"vgg_weights": vgg_weights, "vgg_input": vgg_input, "device": device, "precision": precision}
+    report_run(model, data, output, solutions, **options)
     typer.echo(f"report in {output}")
 
 
@@ -362,12 +371,17 @@ def main() -> None:
     """
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
-        app()
+        sys.exit(app(standalone_mode=False))
+    except NoArgsIsHelpError as error:
+        sys.exit(error.show() or UsageError.exit_code)
+    except click.ClickException as error:
+        end(UsageError(f"{error.format_message()} See --help."))
+    except click.Abort:
+        end(Interrupted())
     except NamapError as error:
-        if "--debug" in sys.argv:
-            traceback.print_exc()
-        typer.echo(f"namap: {error}", err=True)
-        sys.exit(error.exit_code)
+        end(error)
+    except OSError as error:
+        end(StorageError(f"{error.filename or 'input or output'}: {error.strerror or error}"))
 
 
 if __name__ == "__main__":

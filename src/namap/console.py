@@ -2,16 +2,25 @@
 
 import json
 import shutil
+import sys
+import traceback
 from pathlib import Path
-from typing import Any
+from typing import Any, Never
 
 import typer
 
-from .errors import UsageError
+from .errors import NamapError, UsageError
+from .runs import hold
+
+PLACES = ("generator", "data", "outdir")  # printed by --dry-run beside the settings; given as flags
+LEFT_BY_RUNS = (
+    "run.json", "metrics.jsonl", "checkpoints", "final", "samples.png", "skipped.jsonl",
+    "metrics.json", "report.html", "analogies.png", "seed[0-9]*",
+)  # fmt: skip
 
 
 def read_settings(config: Path | None, pairs: list[str], **flags: Any) -> dict[str, Any]:
-    """Settings of a fit: a YAML file, overridden by --set, overridden by flags that were given."""
+    """Settings of a fit: a YAML file or what --dry-run printed, overridden by --set, overridden by flags."""
     import yaml
 
     settings: dict[str, Any] = {}
@@ -22,23 +31,33 @@ def read_settings(config: Path | None, pairs: list[str], **flags: Any) -> dict[s
             raise UsageError(f"--config {config}: not readable YAML ({str(error).splitlines()[0]})") from None
         if not isinstance(settings, dict):
             raise UsageError(f"--config {config}: expected `key: value` lines")
+        settings = {key: value for key, value in settings.items() if key not in PLACES}
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not equals:
             raise UsageError(f"--set {pair}: expected KEY=VALUE")
-        settings[key.replace("-", "_")] = yaml.safe_load(value)
-    defaults = {"method": "vae", "loss": "appearance", "seed": 0, "images": None}
-    chosen = {k: v for k, v in flags.items() if v != defaults[k]}
-    return {"method": "vae", **settings, **chosen}
+        try:
+            settings[key.replace("-", "_")] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise UsageError(f"--set {pair}: {value!r} is not a value") from None
+    return {"method": "vae", **settings, **{k: v for k, v in flags.items() if v is not None}}
 
 
 def clear(outdir: Path, overwrite: bool) -> None:
-    """Delete an earlier run, where that is asked for, and only what a run leaves."""
+    """Delete an earlier run, where that is asked for, and only what a run leaves.
+
+    Raises:
+        UsageError: what is there is no run of namap.
+        StorageError: another process works there.
+    """
     if not overwrite or not outdir.exists():
         return
-    if any(outdir.iterdir()) and not any((outdir / n).exists() for n in ("run.json", "metrics.json", "final")):
+    ours = outdir.is_dir() and ((outdir / "run.json").is_file() or any(outdir.glob("seed*/seconds.json")))
+    if not ours and not (outdir.is_dir() and not any(outdir.iterdir())):
         raise UsageError(f"--overwrite: {outdir} does not look like a run of namap; delete it yourself")
-    shutil.rmtree(outdir)
+    with hold(outdir):
+        for path in [p for pattern in LEFT_BY_RUNS for p in outdir.glob(pattern)]:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def parse_seeds(text: str) -> list[int]:
@@ -52,3 +71,11 @@ def parse_seeds(text: str) -> list[int]:
 def say(result: dict[str, Any], as_json: bool = True, text: str = "") -> None:
     """Print a result, for people or for programs."""
     typer.echo(json.dumps(result, indent=2, default=str) if as_json else text)
+
+
+def end(error: NamapError) -> Never:
+    """Say an error in one line and exit with its code."""
+    if "--debug" in sys.argv:
+        traceback.print_exc()
+    typer.echo(f"namap: {error}", err=True)
+    sys.exit(error.exit_code)

@@ -33,6 +33,7 @@ GENERATOR = DCGANRecipe(latent_dim=12, images=160_000, width=48, rate=6e-4)
 MAPPING = {"images": 160_000, "beta": 3e-3, "freedom": 0.12, "free_rate": 1e-3}
 CLASSIFIER_IMAGES, CLASSIFIER_WIDTH = 48_000, 32
 SOLUTIONS = 6
+TRAINED = ("generator", "mapping", "classifier")
 
 
 @dataclass(frozen=True)
@@ -53,8 +54,12 @@ def run_demo(
 ) -> dict:
     """Run the demonstration for every seed, write `report.html` and `metrics.json`, return the summary.
 
-    Everything resumes: a stage that is finished is loaded, one that was interrupted goes on.
+    Everything resumes: a stage that is finished is loaded, one that was interrupted goes on, a finished demo is left
+    alone.
     """
+    record = outdir / "metrics.json"
+    if record.exists() and read_json(record)["seeds"].keys() == {str(seed) for seed in seeds}:
+        return read_json(record)
     queries = load_domain("embedded:handwriting/test")
     runs = {
         seed: _run_seed(outdir / f"seed{seed}", seed, queries, extra_fonts, device, precision, quiet) for seed in seeds
@@ -69,8 +74,8 @@ def run_demo(
         "seeds": {str(seed): {**run.result.as_dict(), "seconds": run.seconds} for seed, run in runs.items()},
         "versions": dict(version_rows()),
     }
-    write_json(outdir / "metrics.json", summary)
     _write_page(outdir, summary, runs[seeds[0]], seeds[0], queries)
+    write_json(record, summary)
     return summary
 
 
@@ -99,7 +104,7 @@ def _run_seed(
 
 
 class _Clock:
-    """Seconds of each stage, added up over interruptions."""
+    """Seconds of each stage; those of a training stage add up over interruptions."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -113,7 +118,8 @@ class _Clock:
         self.started = time.monotonic()
 
     def __exit__(self, *_: object) -> None:
-        self.seconds[self.stage] = self.seconds.get(self.stage, 0.0) + time.monotonic() - self.started
+        before = self.seconds.get(self.stage, 0.0) if self.stage in TRAINED else 0.0
+        self.seconds[self.stage] = before + time.monotonic() - self.started
         self.path.parent.mkdir(parents=True, exist_ok=True)
         write_json(self.path, self.seconds)
 

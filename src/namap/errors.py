@@ -35,6 +35,14 @@ class StorageError(NamapError):
     exit_code = 5
 
 
+class Interrupted(NamapError):
+    """Ctrl-C or SIGTERM ended the work; in training after a checkpoint, from which the same command goes on."""
+
+    def __init__(self, message: str = "interrupted; run the same command again", exit_code: int = 130):
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
 def warn(text: str) -> None:
     """Say one line on stderr, above a progress bar where there is one; stdout belongs to results."""
     tqdm.write(f"warning: {text}", file=sys.stderr)

@@ -5,11 +5,13 @@ loss = reconstruction(T(G(z)), y) + beta * KL(q(z|y) || N(0, I))
 
 from collections.abc import Iterator
 from dataclasses import asdict
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from .checkpoint import digest
 from .codes import CodeSource, CodeTable
 from .data import ImageDomain
 from .generators import Generator, sample
@@ -49,6 +51,11 @@ def make_optimizers(mapper: nn.Module, codes: CodeSource, recipe: Recipe) -> dic
     return {"networks": torch.optim.Adam(groups, recipe.rate, fused=True)}
 
 
+def features_digest(reconstruction: Reconstruction) -> str | None:
+    """What the weights of the perceptual loss's network are; None without one."""
+    return None if reconstruction.features is None else digest(reconstruction.features.state_dict())
+
+
 class MappingTask:
     """The one training step that the three methods share."""
 
@@ -69,7 +76,11 @@ class MappingTask:
         with torch.no_grad():
             samples = sample(generator, 64, random_stream(0, device=next(mapper.parameters()).device))
         self.prior_diversity = samples.std(0).mean().item()
-        self.config: dict[str, Any] = {"recipe": asdict(recipe), "generator": generator.config}
+        self.config: dict[str, Any] = {
+            "recipe": asdict(recipe),
+            "generator": {**generator.config, "weights": digest(generator.state_dict())},
+            "features": features_digest(reconstruction),
+        }
         self.learning_rate = late_decay
 
     def updates(self, batch: Batch) -> Iterator[Update]:
@@ -127,19 +138,26 @@ class FeatureCache:
         device: torch.device,
         precision: str,
     ):
-        self.rows: list[Tensor] = []
-        if reconstruction.features is None:
-            return
-        for start in range(0, len(domain), 64):
-            with autocast(device, precision):
-                part = reconstruction.targets(from_numpy(domain.images[start : start + 64], device))
-            if not self.rows:
-                if sum(2 * p[0].numel() for p in part) * len(domain) > budget_gb * 2**30:
-                    return
-                self.rows = [p.new_empty(len(domain), *p.shape[1:], dtype=torch.bfloat16) for p in part]
-            for row, p in zip(self.rows, part, strict=True):
-                row[start : start + 64] = p
+        self.reconstruction, self.domain, self.budget_gb = reconstruction, domain, budget_gb
+        self.device, self.precision = device, precision
 
     def __call__(self, batch: Batch) -> list[Tensor] | None:
         """The cached phi(y) of a batch, or None: the loss computes them."""
         return [row[batch.index] for row in self.rows] or None
+
+    @cached_property
+    def rows(self) -> list[Tensor]:
+        """phi(y) of all queries, a tensor a block; empty without a feature network or where it would not fit."""
+        if self.reconstruction.features is None:
+            return []
+        rows: list[Tensor] = []
+        for start in range(0, len(self.domain), 64):
+            with autocast(self.device, self.precision):
+                part = self.reconstruction.targets(from_numpy(self.domain.images[start : start + 64], self.device))
+            if not rows:
+                if sum(2 * p[0].numel() for p in part) * len(self.domain) > self.budget_gb * 2**30:
+                    return []
+                rows = [p.new_empty(len(self.domain), *p.shape[1:], dtype=torch.bfloat16) for p in part]
+            for row, p in zip(rows, part, strict=True):
+                row[start : start + 64] = p
+        return rows

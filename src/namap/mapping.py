@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from jaxtyping import UInt8
 from torch import nn
+from tqdm import tqdm
 
 from . import checkpoint
 from .analogies import Analogies
@@ -18,7 +19,7 @@ from .codes import CodeSource, make_codes
 from .data import ImageDomain, load_domain
 from .data.coverage import compare_coverage, shrink
 from .errors import StorageError, UsageError, warn
-from .fitting import FeatureCache, MappingTask, make_mapper, make_optimizers
+from .fitting import FeatureCache, MappingTask, features_digest, make_mapper, make_optimizers
 from .generators import Generator, build_generator, find_model, freeze, sample
 from .losses import Reconstruction, appearance_invariant, fit_appearance, l1, l2, paint
 from .networks import VGGFeatures
@@ -79,10 +80,13 @@ class Mapping:
         self.device = pick_device(device)
         self.precision = pick_precision(precision, self.device)
         self.generator = place(freeze(generator), self.device)
+        if settings.get("method", self.method) != self.method:
+            raise UsageError(f"method {settings['method']}: {type(self).__name__} is method {self.method}")
         base = make_recipe({"loss": loss})
         recipe = default_recipe(self.method, base.loss, generator.image_size)
         self.recipe: Recipe = make_recipe({**asdict(recipe), **settings})
-        self.features = features
+        self.features = None if features is None else freeze(features)
+        self.fitted_features: str | None = None  # digest of the feature network of the fit
         self.vgg = (None if vgg_weights is None else Path(vgg_weights), vgg_input)
         self.channels = 0  # of Y; known after a fit
         self.mapper: nn.Module = nn.Identity()
@@ -127,8 +131,11 @@ class Mapping:
         home = None if outdir is None else Path(outdir)
         with occupied(home, identity(task, domain, run)) as finished:
             if finished and home is not None:
-                self.restore(home / "final")
+                tensors, _ = checkpoint.load_directory(home / "final")
+                self.restore(tensors, home / "final")
                 return self
+            if home is not None:
+                domain.write_skipped(home)
             train(task, domain, run, home)
             self.eval()
             if home is not None:
@@ -164,7 +171,11 @@ class Mapping:
             weights, convention = self.vgg
             features = self.features = VGGFeatures(weights, self.recipe.blocks, convention)
         wanted = features if self.recipe.loss == "perceptual" else None
-        return place(Reconstruction(PIXEL_LOSSES[self.recipe.loss], wanted), self.device)
+        reconstruction = place(Reconstruction(PIXEL_LOSSES[self.recipe.loss], wanted), self.device)
+        if self.fitted_features not in (None, features_digest(reconstruction)):
+            raise UsageError("this mapping was fitted with other perceptual features; give the same --vgg-weights")
+        self.fitted_features = None  # checked once
+        return reconstruction
 
     def eval(self) -> None:
         """Inference mode: T and the codes are fixed, and an answer never depends on its batch-mates."""
@@ -180,6 +191,7 @@ class Mapping:
         refine: int | None = None,
         seed: int = 0,
         batch_size: int = 256,
+        quiet: bool = True,
     ) -> Analogies:
         """Find the analogies G(z_y) of queries.
 
@@ -189,15 +201,14 @@ class Mapping:
             refine: iterations of Eq. 6 that follow the first codes; None: 0 with an encoder (one pass), 200 for NAM.
             seed: of the samples and starts.
             batch_size: queries at a time; changes nothing but memory and speed.
+            quiet: no progress bar.
 
         Raises:
             UsageError: several solutions from AE-NAM, which has one.
         """
         domain = self.prepare_queries(data)
-        parts = [
-            self.solve(domain.images[i : i + batch_size], solutions, refine, seed)
-            for i in range(0, len(domain), batch_size)
-        ]
+        starts = tqdm(range(0, len(domain), batch_size), "translating", disable=True if quiet else None)
+        parts = [self.solve(domain.images[i : i + batch_size], solutions, refine, seed) for i in starts]
         x, codes, losses = (np.concatenate(p) for p in zip(*parts, strict=True))
         return Analogies(x, codes, losses, domain.names)
 
@@ -215,7 +226,7 @@ class Mapping:
             with torch.no_grad():
                 starts = self.fitted_codes.starts(y, solutions, random_stream(seed, device=self.device))
                 spread = self.fitted_codes.spread(y)
-            z, losses = optimise_codes(
+            z, losses, x = optimise_codes(
                 self.generator,
                 self.mapper,
                 self.make_reconstruction(),
@@ -226,8 +237,6 @@ class Mapping:
                 self.recipe.beta,
                 spread,
             )
-            with torch.no_grad():
-                x = self.generator(z.flatten(0, 1)).unflatten(0, z.shape[:2])
         return to_uint8(x).cpu().numpy(), z.cpu().numpy(), losses.cpu().numpy()
 
     @torch.no_grad()
@@ -296,6 +305,7 @@ class Mapping:
             "recipe": asdict(self.recipe),
             "generator": generator,
             "channels": self.channels,
+            "features": features_digest(self.make_reconstruction()),
         }
         checkpoint.save_directory(Path(path), tensors, config)
 
@@ -326,19 +336,21 @@ class Mapping:
                 raise UsageError(f"{source}: was fitted to a wrapped generator; pass the same one as generator=")
             generator = build_generator(saved, source)
             checkpoint.load_weights(generator, checkpoint.without_prefix("generator", tensors), source)
-        elif generator.latent_dim != saved.get("latent_dim"):
-            d = saved.get("latent_dim")
-            raise UsageError(f"{source}: expects codes of {d}, the generator takes {generator.latent_dim}")
+        for key in ("latent_dim", "image_size", "channels"):
+            if getattr(generator, key) != saved.get(key):
+                raise UsageError(
+                    f"{source}: expects {key} {saved.get(key)}, the generator has {getattr(generator, key)}"
+                )
         mapping = kind(generator, **options, **asdict(recipe))
         with torch.device("meta"):
             table = tensors.get("codes.table.weight", torch.empty(0))
             mapping.build(config["channels"], table.shape[0] if table.ndim == 2 else 0)
-        mapping.restore(source)
+        mapping.fitted_features = config.get("features")
+        mapping.restore(tensors, source)
         return mapping
 
-    def restore(self, source: Path) -> None:
+    def restore(self, tensors: dict[str, torch.Tensor], source: Path) -> None:
         """Load T and the codes of a saved mapping into this one, which has been built."""
-        tensors, _ = checkpoint.load_directory(source)
         checkpoint.load_weights(self.mapper, checkpoint.without_prefix("mapper", tensors), source)
         checkpoint.load_weights(self.fitted_codes, checkpoint.without_prefix("codes", tensors), source)
         self.place()

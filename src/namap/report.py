@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import zip_longest
 from pathlib import Path
+from typing import Any
 
 import jinja2
 import numpy as np
@@ -19,7 +20,6 @@ from PIL import Image
 from .analogies import Analogies
 from .checkpoint import atomic_file, storage_errors
 from .data import load_domain
-from .errors import DataError
 from .mapping import Mapping
 from .runs import read_log
 from .tensors import from_numpy, to_uint8
@@ -125,21 +125,16 @@ def curves_section(logs: abc.Mapping[str, Sequence[dict[str, float]]]) -> Sectio
     return Section("Training", image=base64.b64encode(buffer.getvalue()).decode(), width=300 * columns)
 
 
-def report_run(
-    model: Path, data: str, output: Path, solutions: int = 6, device: str = "auto", precision: str = "auto"
-) -> None:
+def report_run(model: Path, data: str, output: Path, solutions: int = 6, **options: Any) -> None:
     """Report on a fitted mapping: random, best and worst analogies of `data`, solutions, curves, settings.
 
-    Raises:
-        DataError: no queries.
+    `options` are those of `Mapping.from_pretrained`.
     """
-    mapping = Mapping.from_pretrained(model, device=device, precision=precision)
+    mapping = Mapping.from_pretrained(model, **options)
     queries = load_domain(data, mapping.image_size, mapping.channels)
     if mapping.method == "ae":
         solutions = 1
     found = mapping.translate(queries.subset(slice(0, 512)), solutions)
-    if len(found.names) == 0:
-        raise DataError(f"{data}: no queries")
     order = np.argsort(found.losses[:, 0])
     random = np.random.default_rng(0).permutation(len(order))[:16].tolist()
     sections = [

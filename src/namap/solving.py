@@ -20,7 +20,7 @@ def optimise_codes(
     rate: float = 0.03,
     prior_weight: float = 0.0,
     spread: Float[Tensor, "b d"] | None = None,
-) -> tuple[Float[Tensor, "b k d"], Float[Tensor, "b k"]]:
+) -> tuple[Float[Tensor, "b k d"], Float[Tensor, "b k"], Float[Tensor, "b k c h w"]]:
     """Minimise the reconstruction of every query from each of its k starts.
 
         argmin_z  E_eps reconstruction(T(G(z + spread * eps)), y) + prior_weight * 1/2 ||z||^2      (NAM Eq. 6)
@@ -42,7 +42,7 @@ def optimise_codes(
         spread: standard deviation of the noise on each query's codes; None: none.
 
     Returns:
-        Codes `[b k d]` and their reconstruction losses `[b k]`, without noise and prior.
+        Codes `[b k d]`, their reconstruction losses `[b k]`, without noise and prior, and their images G(z).
     """
     b, k, d = starts.shape
     targets = [t.repeat_interleave(k, 0) for t in reconstruction.targets(y)]
@@ -53,13 +53,14 @@ def optimise_codes(
     optimizer = torch.optim.Adam([z], rate)
     best_z, best = z.detach().clone(), torch.full((b * k,), torch.inf, device=y.device)
 
-    def objective(noise: Tensor | float) -> tuple[Tensor, Tensor]:
-        loss = reconstruction(mapper(generator(z + noise)), y, targets)
-        return loss, loss + prior_weight * 0.5 * z.square().sum(1)
+    def objective(noise: Tensor | float) -> tuple[Tensor, Tensor, Tensor]:
+        x = generator(z + noise)
+        loss = reconstruction(mapper(x), y, targets)
+        return loss, loss + prior_weight * 0.5 * z.square().sum(1), x
 
     for step in range(steps):
         noise = 0.0 if sigma is None else sigma * torch.randn(d, generator=rng, device=y.device)
-        _, total = objective(noise)
+        _, total, _ = objective(noise)
         if sigma is None:
             best_z = torch.where((total < best)[:, None], z, best_z).detach()
             best = torch.minimum(best, total.detach())
@@ -69,8 +70,8 @@ def optimise_codes(
         total.sum().backward()
         optimizer.step()
     with torch.no_grad():
-        loss, total = objective(0.0)
+        loss, total, x = objective(0.0)
         if sigma is None and steps:
             z = torch.where((total < best)[:, None], z, best_z)
-            loss, _ = objective(0.0)
-    return z.detach().view(b, k, d), loss.view(b, k)
+            loss, _, x = objective(0.0)
+    return z.detach().view(b, k, d), loss.view(b, k), x.view(b, k, *x.shape[1:])

@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from . import checkpoint
 from .data import ImageDomain
-from .errors import DivergedError, NamapError, StorageError, warn
+from .errors import DivergedError, Interrupted, StorageError, warn
 from .runs import claim, read_log
 from .tensors import Images, PerSample, autocast, from_numpy, pick_device, pick_precision, random_stream
 
@@ -113,14 +113,6 @@ class _State:
     scale: float = 1.0  # halved by a rollback
     concerned: bool = False  # whether a warning of a collapse has been said
     log: list[dict[str, float]] = field(default_factory=list)
-
-
-class Interrupted(NamapError):
-    """A signal ended the run after a checkpoint; the same command goes on."""
-
-    def __init__(self, message: str, exit_code: int):
-        super().__init__(message)
-        self.exit_code = exit_code
 
 
 def train(task: Task, domain: ImageDomain, run: Run, outdir: Path | None = None) -> list[dict[str, float]]:

@@ -199,6 +199,9 @@ def test_mutated_pictures_never_raise_anything_else(count):
     ramp = Image.fromarray(np.tile(np.arange(0, 256, 4, dtype=np.uint8), (48, 1))).convert("RGB")
     seeds = [encoded(ramp, fmt) for fmt in ("PNG", "JPEG", "WEBP", "BMP", "TIFF")]
     seeds += [encoded(ramp.convert(mode), "PNG") for mode in ("P", "LA", "1")] + [encoded(ramp.convert("CMYK"), "TIFF")]
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010F] = 6, "maker"
+    seeds += [encoded(ramp, fmt, exif=exif) for fmt in ("JPEG", "WEBP")]
     rng = random.Random(0)
     for _ in range(count):
         content = bytearray(rng.choice(seeds))

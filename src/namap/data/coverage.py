@@ -52,6 +52,9 @@ def compare_coverage(x: UInt8[np.ndarray, "n c h w"], y: UInt8[np.ndarray, "m k 
     ours, theirs = measure_coverage(x[:512]), measure_coverage(y[:512])
     if max(ours.border, theirs.border) > PLAIN:
         return None
+    if min(ours.cover, theirs.cover, ours.extent, theirs.extent) == 0:
+        blank = "samples of the generator" if min(ours.cover, ours.extent) == 0 else "queries"
+        return f"most {blank} are blank; look at them"
     ratio, fuller = theirs.extent / ours.extent, theirs.cover / ours.cover
     if ratio > GROSS:
         return (

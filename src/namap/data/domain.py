@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Int, UInt8
 from torchvision.transforms import v2
 
-from ..errors import DataError
+from ..errors import DataError, UsageError
 from . import embedded
 from .images import SUFFIXES, UnreadableImage, read_image
 
@@ -55,6 +55,10 @@ class ImageDomain:
             raise DataError(f"{source}: shape {images.shape} is not [n c h w] with 1 or 3 channels")
         if len(images) == 0:
             raise DataError(f"{source}: holds no images")
+        if images.shape[2] != images.shape[3]:
+            raise DataError(f"{source}: images are {images.shape[3]}x{images.shape[2]}; store squares")
+        if labels is not None and (labels.dtype.kind not in "iu" or labels.min(initial=0) < 0):
+            raise DataError(f"{source}: labels are {labels.dtype}; store whole numbers from 0")
         if labels is not None and labels.shape != (len(images),):
             raise DataError(f"{source}: {len(images)} images but labels of shape {labels.shape}")
         width = len(str(len(images) - 1))
@@ -93,8 +97,6 @@ class ImageDomain:
             grey = v2.functional.rgb_to_grayscale(torch.from_numpy(images), channels) if channels == 1 else None
             images = images.repeat(3, axis=1) if grey is None else grey.numpy()
         if size is not None and images.shape[2:] != (size, size):
-            if images.shape[2] != images.shape[3]:
-                raise DataError(f"{self.source}: images are {images.shape[3]}x{images.shape[2]}; store squares")
             images = _resize(images, size)
         return self if images is self.images else replace(self, images=images)
 
@@ -124,7 +126,10 @@ def load_domain(source: str | Path | ImageDomain, size: int | None = None, chann
 
     Raises:
         DataError: nothing there, nothing readable, or more than 10% of a folder unreadable.
+        UsageError: another number of channels.
     """
+    if channels not in (None, 1, 3):
+        raise UsageError(f"channels {channels}: use 1 (grey) or 3 (RGB)")
     if isinstance(source, ImageDomain):
         return source.resized(size, channels)
     text = str(source)
@@ -152,15 +157,14 @@ def _load_npz(text: str) -> ImageDomain:
             images = file[key]
             label_key = "_".join(["y", *key.split("_")[1:]])
             labels = file[label_key] if label_key in keys and label_key != key else None
-    except (ValueError, OSError, EOFError, KeyError) as error:
-        raise DataError(f"{path}: not a readable npz of plain arrays ({error})") from None
-    except Exception as error:
-        if type(error).__module__.startswith(("zipfile", "zlib")):
-            raise DataError(f"{path}: damaged archive ({error})") from None
+    except DataError:
         raise
-    if labels is not None and len(labels) != len(images):
+    except Exception as error:  # zipfile, zlib, numpy: each damage has its own exception
+        raise DataError(f"{path}: not a readable npz of plain arrays ({error})") from None
+    if labels is not None and labels.shape != images.shape[:1]:
         labels = None  # the key of another split's labels, e.g. `y` beside `x` and `x_test`
-    return ImageDomain.from_array(images, None if labels is None else labels.astype(np.int64), text)
+    domain = ImageDomain.from_array(images, labels, text)
+    return domain if labels is None else replace(domain, labels=labels.astype(np.int64))
 
 
 def _load_folder(folder: Path, size: int, channels: int | None) -> ImageDomain:
@@ -196,7 +200,8 @@ def _folder_labels(paths: list[Path]) -> np.ndarray | None:
     if any(len(p.parts) < 2 for p in paths):
         return None
     classes = sorted({p.parts[0] for p in paths})
-    number = {c: int(c) if all(c.isdecimal() for c in classes) else i for i, c in enumerate(classes)}
+    digits = all(c.isdecimal() and len(c) <= 4 for c in classes)  # longer ones are dates or numbers of articles
+    number = {c: int(c) if digits else i for i, c in enumerate(classes)}
     return np.array([number[p.parts[0]] for p in paths], dtype=np.int64)
 
 

@@ -67,12 +67,19 @@ def typeset(split: str, extra_fonts: Sequence[Path] = ()) -> tuple[np.ndarray, n
 @lru_cache(maxsize=4)
 def _typeset(split: str, extra_fonts: tuple[Path, ...]) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng([len(split), 7])
-    fonts = [ImageFont.truetype(str(path), 96) for path in (*font_files(), *extra_fonts)]
+    fonts = [_font(path) for path in (*font_files(), *extra_fonts)]
     labels = np.arange(10).repeat(PER_CLASS[split])
     faces = np.concatenate([rng.permutation(PER_CLASS[split]) % len(fonts) for _ in range(10)])
     images = np.stack([_draw(str(d), fonts[f], rng) for d, f in zip(labels, faces, strict=True)])
     order = rng.permutation(len(labels))
     return images[order][:, None], labels[order]
+
+
+def _font(path: Path) -> ImageFont.FreeTypeFont:
+    try:
+        return ImageFont.truetype(str(path), 96)
+    except OSError as error:
+        raise DataError(f"{path}: not a font that can be read ({error})") from None
 
 
 def font_files() -> list[Path]:

@@ -46,17 +46,10 @@ def read_image(file: str | Path | BytesIO, channels: int, size: int | None) -> U
         picture = _to_mode(ImageOps.exif_transpose(picture), "L" if channels == 1 else "RGB")
     except UnreadableImage:
         raise
-    except (
-        UnidentifiedImageError,
-        Image.DecompressionBombError,
-        OSError,
-        ValueError,
-        SyntaxError,
-        EOFError,
-    ) as error:
-        if isinstance(error, UnidentifiedImageError):
-            raise UnreadableImage("is not a png, jpg, webp, bmp or tiff image, or is cut short") from None
-        raise UnreadableImage(str(error)) from None
+    except UnidentifiedImageError:
+        raise UnreadableImage("is not a png, jpg, webp, bmp or tiff image, or is cut short") from None
+    except Exception as error:  # decoders that are fed by strangers raise all sorts of things, struct.error included
+        raise UnreadableImage(" ".join(str(error).split()) or type(error).__name__) from None
     if size is not None and picture.size != (size, size):
         picture = ImageOps.fit(picture, (size, size), Image.Resampling.LANCZOS)
     array = np.asarray(picture, dtype=np.uint8)

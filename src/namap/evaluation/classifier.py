@@ -172,18 +172,22 @@ def train_classifier(
     Raises:
         DataError: the images have no labels.
     """
-    if domain.labels is None:
-        raise DataError(f"{domain.source}: has no labels; a classifier needs them")
+    if domain.labels is None or len(domain) < 2:
+        raise DataError(f"{domain.source}: has no labels, or one image; a classifier needs more")
     classes = int(domain.labels.max()) + 1
     if held_out is None:
         order = np.random.default_rng(0).permutation(len(domain))
-        held_out, domain = domain.subset(order[: len(order) // 10]), domain.subset(order[len(order) // 10 :])
+        tenth = max(1, len(order) // 10)
+        held_out, domain = domain.subset(order[:tenth]), domain.subset(order[tenth:])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = place(NIN(domain.channels, classes, width), pick_device(device))
     run = Run(images, 128, seed, device, precision, quiet=quiet, label="training the classifier")
     task = ClassifierTask(network)
-    with occupied(outdir, identity(task, domain, run)):
+    task.config["labels"] = checkpoint.digest({"labels": torch.from_numpy(domain.labels)})
+    with occupied(outdir, identity(task, domain, run)) as finished:
+        if finished and outdir is not None:
+            return Classifier.load(outdir, device)
         train(task, domain, run, outdir)
         classifier = Classifier(freeze(network), domain.size, domain.channels, classes, width)
         assert held_out.labels is not None
@@ -209,7 +213,8 @@ def obtain_classifier(
     Raises:
         UsageError: neither is given.
     """
-    if path is not None and (x is None or (path / "final" / checkpoint.MANIFEST).is_file()):
+    made = path is not None and any((path / place / checkpoint.MANIFEST).is_file() for place in ("", "final"))
+    if path is not None and (made or x is None):
         return Classifier.load(path, device)
     if x is None:
         raise UsageError("evaluation needs --classifier DIR or --train-classifier-on SRC")

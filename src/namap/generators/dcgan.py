@@ -49,8 +49,8 @@ class DCGAN(Generator):
         widths = [width * 2**i for i in reversed(range(int(scales)))]
         self.stem = nn.Linear(latent_dim, widths[0] * 16, bias=False)
         layers: list[nn.Module] = [nn.BatchNorm2d(widths[0]), nn.ReLU(inplace=True)]
-        for inputs, outputs in zip(widths, [*widths[1:], channels], strict=True):
-            last = outputs == channels
+        for i, (inputs, outputs) in enumerate(zip(widths, [*widths[1:], channels], strict=True)):
+            last = i == len(widths) - 1
             layers += [nn.ConvTranspose2d(inputs, outputs, 4, 2, 1, bias=last)]
             layers += [nn.Tanh()] if last else [nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)]
         self.layers = nn.Sequential(*layers)
@@ -124,6 +124,8 @@ def train_dcgan(
             tensors, _ = checkpoint.load_directory(outdir / "final")
             checkpoint.load_weights(task.average, tensors, outdir / "final")
             return freeze(task.average)
+        if outdir is not None:
+            domain.write_skipped(outdir)
         train(task, domain, run, outdir)
         generator = freeze(task.average)
         if outdir is not None:

@@ -26,8 +26,9 @@ class ConvEncoder(nn.Module):
         layers: list[nn.Module] = []
         inputs, side = channels, image_size
         while side > 4:
-            outs = width if inputs == channels else 2 * inputs
-            plain = spectral or inputs == channels
+            first = not layers
+            outs = width if first else 2 * inputs
+            plain = spectral or first
             layers += [normed(nn.Conv2d(inputs, outs, 4, 2, 1, bias=plain))]
             layers += [] if plain else [nn.BatchNorm2d(outs)]
             layers += [nn.LeakyReLU(0.2, inplace=True)]
