@@ -51,6 +51,12 @@ def speed_table() -> str:
     return "\n".join(rows)
 
 
+def promises_table() -> str:
+    rows = ["| tested | cases | held |", "|---|---|---|"]
+    outcomes = read("promises")["outcomes"]
+    return "\n".join([*rows, *(f"| {s} | {o['cases']} | {o['held']} |" for s, o in outcomes.items())])
+
+
 def read(name: str) -> dict:
     return json.loads((HERE / "results" / f"{name}.json").read_text())
 
@@ -58,8 +64,9 @@ def read(name: str) -> dict:
 def main() -> None:
     text = README.read_text()
     tables = {"results": results_table()}
-    if (HERE / "results" / "speed.json").exists():
-        tables["speed"] = speed_table()
+    for name, table in (("speed", speed_table), ("promises", promises_table)):
+        if (HERE / "results" / f"{name}.json").exists():  # not measured yet: left as it is
+            tables[name] = table()
     for marker, table in tables.items():
         block = f"<!-- {marker} -->\n{table}\n<!-- /{marker} -->"
         text = re.sub(rf"<!-- {marker} -->.*<!-- /{marker} -->", lambda _, b=block: b, text, flags=re.S)

@@ -1,3 +1,4 @@
+import functools
 import json
 import subprocess
 import sys
@@ -309,7 +310,10 @@ def test_every_method_runs_from_the_command_line(models, namap, shared, tmp_path
 
 
 def test_evaluate_trains_its_judge_and_keeps_it(models, namap, tmp_path, monkeypatch):
-    monkeypatch.setattr("namap.evaluation.classifier.DEFAULT_IMAGES", 640)
+    from namap import evaluation
+
+    short = functools.partial(evaluation.obtain_classifier, images=640)
+    monkeypatch.setattr(evaluation, "obtain_classifier", short)
     evaluate = ("evaluate", models / "m", "embedded:handwriting/test", "--classifier", tmp_path / "c", "--quiet",
                 "--json")  # fmt: skip
     first = namap(*evaluate, "--train-classifier-on", "embedded:typeset/test")
