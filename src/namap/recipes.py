@@ -48,7 +48,7 @@ class Recipe:
     mapper: Literal["earned", "crn"] = "earned"
     filters: int = Field(8, ge=1, le=512)
     skip: bool = False
-    freedom: float = Field(0.33, ge=0, le=1)
+    freedom: float = Field(0.6, ge=0, le=1)
     rate: float = Field(3e-3, gt=0)
     free_rate: float = Field(3e-4, gt=0)
     code_rate: float = Field(0.03, gt=0)
