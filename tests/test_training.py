@@ -125,7 +125,7 @@ def test_a_gradient_that_is_not_finite_is_named(tmp_path, domain):
 
 def test_a_disk_that_is_too_small_is_found_before_the_run(tmp_path, domain, monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=10_000))
-    with pytest.raises(StorageError, match=r"need 0\.1 MB, 0\.0 MB are free"):
+    with pytest.raises(StorageError, match=r"need 0\.2 MB, 0\.0 MB are free"):
         train(Autoencoder(), domain, run(), tmp_path)
     assert not (tmp_path / "checkpoints").exists()
 

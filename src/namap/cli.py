@@ -6,12 +6,13 @@ import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
-import click
 import typer
-from click.exceptions import NoArgsIsHelpError
 
 from .console import clear, end, parse_seeds, read_settings, say
 from .errors import DataError, Interrupted, NamapError, StorageError, UsageError
+
+# What typer's parser raises for every wrong use, wherever this version of typer keeps its copy of click.
+WrongUse: type[Exception] = typer.BadParameter.__mro__[1]
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -372,11 +373,11 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
         sys.exit(app(standalone_mode=False))
-    except NoArgsIsHelpError as error:
-        sys.exit(error.show() or UsageError.exit_code)
-    except click.ClickException as error:
-        end(UsageError(f"{error.format_message()} See --help."))
-    except click.Abort:
+    except WrongUse as error:
+        if len(sys.argv) == 1:  # its help has been shown
+            sys.exit(UsageError.exit_code)
+        end(UsageError(f"{error.format_message()} See --help."))  # pyright: ignore[reportAttributeAccessIssue]
+    except typer.Abort:
         end(Interrupted())
     except NamapError as error:
         end(error)

@@ -20,7 +20,7 @@ def optimise_codes(
     rate: float = 0.03,
     prior_weight: float = 0.0,
     spread: Float[Tensor, "b d"] | None = None,
-) -> tuple[Float[Tensor, "b k d"], Float[Tensor, "b k"], Float[Tensor, "b k c h w"]]:
+) -> tuple[Float[Tensor, "b k d"], Float[Tensor, "b k"], Float[Tensor, "b k cx h w"]]:
     """Minimise the reconstruction of every query from each of its k starts.
 
         argmin_z  E_eps reconstruction(T(G(z + spread * eps)), y) + prior_weight * 1/2 ||z||^2      (NAM Eq. 6)

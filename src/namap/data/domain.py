@@ -62,6 +62,7 @@ class ImageDomain:
         if labels is not None and labels.shape != (len(images),):
             raise DataError(f"{source}: {len(images)} images but labels of shape {labels.shape}")
         width = len(str(len(images) - 1))
+        labels = None if labels is None else labels.astype(np.int64)
         return cls(images, labels, [f"{i:0{width}d}" for i in range(len(images))], source)
 
     def __len__(self) -> int:
@@ -163,8 +164,7 @@ def _load_npz(text: str) -> ImageDomain:
         raise DataError(f"{path}: not a readable npz of plain arrays ({error})") from None
     if labels is not None and labels.shape != images.shape[:1]:
         labels = None  # the key of another split's labels, e.g. `y` beside `x` and `x_test`
-    domain = ImageDomain.from_array(images, labels, text)
-    return domain if labels is None else replace(domain, labels=labels.astype(np.int64))
+    return ImageDomain.from_array(images, labels, text)
 
 
 def _load_folder(folder: Path, size: int, channels: int | None) -> ImageDomain:
