@@ -189,12 +189,20 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Put back what `optimizer_tensors` took."""
+    """Put back what `optimizer_tensors` took.
+
+    Moments take the strides of their parameter: a fused optimizer walks through memory, and would pair the numbers of
+    a channels-last weight with the wrong moments.
+    """
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
     state: dict[int, dict[str, Any]] = {}
     for name, value in tensors.items():
         index, _, key = name.partition(".")
-        scalar_step = key == "step" and isinstance(optimizer, torch.optim.SparseAdam)
-        state.setdefault(int(index), {})[key] = int(value) if scalar_step else value
+        row = state.setdefault(int(index), {})
+        if key == "step":
+            row[key] = int(value) if isinstance(optimizer, torch.optim.SparseAdam) else value
+        else:
+            row[key] = torch.empty_like(parameters[int(index)]).copy_(value)
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
 
 

@@ -1,7 +1,10 @@
 """Everything here carries the marker `faults`; processes are forked from a server that has imported torch once."""
 
 import multiprocessing
+import os
+from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext
+from unittest.mock import patch
 
 import pytest
 
@@ -18,4 +21,6 @@ def pytest_collection_modifyitems(items):
 def forks() -> ForkServerContext:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tiny"])
+    with patch.dict(os.environ, PYTHONPATH=FOLDER):
+        forkserver.ensure_running()
     return context
