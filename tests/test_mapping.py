@@ -79,6 +79,9 @@ def test_several_solutions(generator, handwriting):
     assert found.images[1][2].size == (32, 32)
     assert np.abs(found.codes[:, 0] - found.codes[:, 1]).min() > 0
     np.testing.assert_array_equal(mapping.translate(handwriting.subset(slice(0, 4))).codes[:, 0], found.codes[:, 0])
+    varied = mapping.translate(handwriting.subset(slice(0, 4)), solutions=3, temperature=2)
+    steps = [codes[:, 1:] - codes[:, :1] for codes in (found.codes, varied.codes)]
+    np.testing.assert_allclose(steps[1], 2 * steps[0], rtol=1e-3, atol=1e-5)
     other = mapping.translate(handwriting.subset(slice(0, 4)), solutions=3, seed=1)
     np.testing.assert_array_equal(other.codes[:, 0], found.codes[:, 0])
     assert np.abs(other.codes[:, 1] - found.codes[:, 1]).max() > 0

@@ -175,6 +175,9 @@ def translate(
     refine: Annotated[
         int | None, typer.Option(min=0, help="Iterations of code optimisation (Eq. 6) after the first codes.")
     ] = None,
+    temperature: Annotated[
+        float, typer.Option(min=0, help="Factor on the noise of further solutions: more is more varied, less faithful.")
+    ] = 1.0,
     npz: Annotated[bool, typer.Option(help="One analogies.npz (x, codes, losses) in place of PNGs.")] = False,
     vgg_weights: VGGWeights = None,
     vgg_input: VGGInput = "torchvision",
@@ -195,7 +198,7 @@ def translate(
     if Path(src).is_dir() and outdir.resolve().is_relative_to(Path(src).resolve()):
         raise UsageError(f"--outdir {outdir}: lies in the folder of the queries; choose another")
     domain = load_domain(src, mapping.image_size, mapping.channels)
-    found = mapping.translate(domain, solutions, refine, seed, quiet=quiet)
+    found = mapping.translate(domain, solutions, refine, seed, temperature=temperature, quiet=quiet)
     domain.write_skipped(outdir)
     written = found.save_npz(outdir) if npz else found.save_pngs(outdir)
     say(

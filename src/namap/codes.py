@@ -52,9 +52,9 @@ class CodeTable(nn.Module):
         """A code of NAM is a point."""
         return None
 
-    def starts(self, y: Images, solutions: int, rng: torch.Generator) -> Starts:
-        """Codes from the prior: a new query has none yet."""
-        return prior(solutions, self.latent_dim, rng).expand(len(y), -1, -1)
+    def starts(self, y: Images, solutions: int, rng: torch.Generator, temperature: float = 1.0) -> Starts:
+        """Codes from the prior, times the temperature: a new query has none yet."""
+        return temperature * prior(solutions, self.latent_dim, rng).expand(len(y), -1, -1)
 
 
 class PointEncoder(nn.Module):
@@ -83,7 +83,7 @@ class PointEncoder(nn.Module):
         """A code of AE-NAM is a point."""
         return None
 
-    def starts(self, y: Images, solutions: int, rng: torch.Generator) -> Starts:
+    def starts(self, y: Images, solutions: int, rng: torch.Generator, temperature: float = 1.0) -> Starts:
         """E(y): one solution.
 
         Raises:
@@ -126,10 +126,10 @@ class GaussianEncoder(nn.Module):
         """sigma(y), `[b d]`."""
         return (self.distribution(y)[1] / 2).exp()
 
-    def starts(self, y: Images, solutions: int, rng: torch.Generator) -> Starts:
-        """The mean first, then samples (VAE-NAM Eq. 8)."""
+    def starts(self, y: Images, solutions: int, rng: torch.Generator, temperature: float = 1.0) -> Starts:
+        """The mean first, then samples mu + temperature * eps * sigma (VAE-NAM Eq. 8 at temperature 1)."""
         mu, log_var = self.distribution(y)
-        noise = prior(solutions, self.latent_dim, rng)
+        noise = temperature * prior(solutions, self.latent_dim, rng)
         noise[0] = 0
         return mu[:, None] + noise * (log_var / 2).exp()[:, None]
 

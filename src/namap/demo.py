@@ -32,7 +32,7 @@ GENERATOR = DCGANRecipe(latent_dim=12, images=144_000, width=40, rate=6e-4)
 # Print explains handwriting closely: the KL term can afford more weight than for house numbers, and T is freed early.
 MAPPING = {"images": 128_000, "beta": 3e-3, "freedom": 0.12, "free_rate": 1e-3}
 CLASSIFIER_IMAGES, CLASSIFIER_WIDTH = 48_000, 32
-SOLUTIONS = 6
+SOLUTIONS, TEMPERATURE = 6, 2.0  # the mean, and five samples in other faces
 TRAINED = ("generator", "mapping", "classifier")
 
 
@@ -97,7 +97,7 @@ def _run_seed(
             place / "classifier", x, seed, CLASSIFIER_IMAGES, CLASSIFIER_WIDTH, x_test, device, precision, quiet
         )
     with clock("translation"):
-        found = mapping.translate(queries, SOLUTIONS, seed=seed)
+        found = mapping.translate(queries, SOLUTIONS, seed=seed, temperature=TEMPERATURE)
     with clock("evaluation"):
         result = evaluate_kept(mapping, queries, judge, found)
     return _Seed(mapping, found, result, clock.seconds)

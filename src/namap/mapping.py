@@ -191,6 +191,7 @@ class Mapping:
         refine: int | None = None,
         seed: int = 0,
         batch_size: int = 256,
+        temperature: float = 1.0,
         quiet: bool = True,
     ) -> Analogies:
         """Find the analogies G(z_y) of queries.
@@ -201,6 +202,8 @@ class Mapping:
             refine: iterations of Eq. 6 that follow the first codes; None: 0 with an encoder (one pass), 200 for NAM.
             seed: of the samples and starts.
             batch_size: queries at a time; changes nothing but memory and speed.
+            temperature: factor on the noise of the samples and starts; more gives more different solutions, and more
+                that do not mean y.
             quiet: no progress bar.
 
         Raises:
@@ -208,7 +211,7 @@ class Mapping:
         """
         domain = self.prepare_queries(data)
         starts = tqdm(range(0, len(domain), batch_size), "translating", disable=True if quiet else None)
-        parts = [self.solve(domain.images[i : i + batch_size], solutions, refine, seed) for i in starts]
+        parts = [self.solve(domain.images[i : i + batch_size], solutions, refine, seed, temperature) for i in starts]
         x, codes, losses = (np.concatenate(p) for p in zip(*parts, strict=True))
         return Analogies(x, codes, losses, domain.names)
 
@@ -218,13 +221,15 @@ class Mapping:
         solutions: int = 1,
         refine: int | None = None,
         seed: int = 0,
+        temperature: float = 1.0,
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Analogies of one batch of prepared queries: uint8 `[b k c h w]`, codes `[b k d]`, losses `[b k]`."""
         y = from_numpy(queries, self.device)
         steps = self.fitted_codes.refine if refine is None else refine
         with autocast(self.device, self.precision):
             with torch.no_grad():
-                starts = self.fitted_codes.starts(y, solutions, random_stream(seed, device=self.device))
+                rng = random_stream(seed, device=self.device)
+                starts = self.fitted_codes.starts(y, solutions, rng, temperature)
                 spread = self.fitted_codes.spread(y)
             z, losses, x = optimise_codes(
                 self.generator,
