@@ -53,6 +53,12 @@ def test_the_perceptual_loss_is_equation_4_and_its_cache_changes_nothing():
     expected = l1(t, y) + sum((a - b).abs().flatten(1).mean(1) for a, b in zip(features(t), features(y), strict=True))
     torch.testing.assert_close(loss(t, y), expected)
     torch.testing.assert_close(loss(t, y, loss.targets(y)), expected)
+    ours, composed = t.clone().requires_grad_(), t.clone().requires_grad_()
+    loss(ours, y).mul(torch.arange(3)).sum().backward()
+    terms = zip(features(composed), features(y), strict=True)
+    each = l1(composed, y) + sum((a - b).abs().flatten(1).mean(1) for a, b in terms)
+    each.mul(torch.arange(3)).sum().backward()
+    torch.testing.assert_close(ours.grad, composed.grad)
 
 
 def test_caffe_weights_are_folded_exactly(shared):

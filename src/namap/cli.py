@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from .console import clear, end, parse_seeds, read_settings, say
+from .console import clear, end, keep_freed_memory, parse_seeds, read_settings, say
 from .errors import DataError, Interrupted, NamapError, StorageError, UsageError
 
 # What typer's parser raises for every wrong use, wherever this version of typer keeps its copy of click.
@@ -373,6 +373,7 @@ def main() -> None:
 
     SIGTERM unwinds like an exit, so that nothing half-written stays behind; training answers it with a checkpoint.
     """
+    keep_freed_memory()
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
         sys.exit(app(standalone_mode=False))

@@ -157,7 +157,11 @@ class FeatureCache:
             if not rows:
                 if sum(2 * p[0].numel() for p in part) * len(self.domain) > self.budget_gb * 2**30:
                     return []
-                rows = [p.new_empty(len(self.domain), *p.shape[1:], dtype=torch.bfloat16) for p in part]
+                shapes = [(len(self.domain), *p.shape[1:]) for p in part]
+                rows = [
+                    torch.empty(s, dtype=torch.bfloat16, device=self.device).to(memory_format=torch.channels_last)
+                    for s in shapes
+                ]
             for row, p in zip(rows, part, strict=True):
                 row[start : start + 64] = p
         return rows

@@ -4,10 +4,12 @@ loss = reconstruction(T(G(z)), y) + beta * KL(q(z|y) || N(0, I))            (VAE
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx
 
 from .networks import VGGFeatures
 from .tensors import Images, PerSample, XImages
@@ -99,5 +101,24 @@ class Reconstruction(nn.Module):
         if self.features is None:
             return loss
         for ours, theirs in zip(self.features(t), self.targets(y) if targets is None else targets, strict=True):
-            loss = loss + (ours - theirs).abs().flatten(1).mean(1, dtype=torch.float32)
+            loss = loss + _MeanDistance.apply(ours, theirs)
         return loss
+
+
+class _MeanDistance(torch.autograd.Function):
+    """mean |a - b| per image; every pass, forward and backward, stays in the layout and precision of a.
+
+    Composed of `sub`, `abs` and `mean` its gradient would be built in another layout, a fifth of a step with VGG-16.
+    """
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, a: Tensor, b: Tensor) -> Tensor:
+        difference = a - b
+        ctx.save_for_backward(difference)
+        return difference.abs().mean(1).mean((1, 2), dtype=torch.float32)  # mean(1): the innermost of channels last
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        (difference,) = ctx.saved_tensors
+        each = gradient / difference[0].numel()
+        return difference.sign().mul_(each.to(difference.dtype)[:, None, None, None]), None

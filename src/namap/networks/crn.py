@@ -33,11 +33,14 @@ class CRN(nn.Module):
         """Map X images in [-1, 1] to unbounded Y images of the same side."""
         features: Tensor | None = None
         for level, (convolution, norm) in enumerate(zip(self.convolutions, self.norms, strict=True)):
+            assert isinstance(convolution, nn.Conv2d)
             reduced = F.avg_pool2d(x, 2 ** (SCALES - 1 - level)) if level < SCALES - 1 else x
+            # One convolution of [reduced, enlarged], as a sum over its inputs: odd channel counts are slow.
+            of_image, of_features = convolution.weight.tensor_split([x.shape[1]], 1)
+            out = F.conv2d(reduced, of_image, convolution.bias, padding=1)
             if features is not None:
-                enlarged = F.interpolate(features, scale_factor=2.0, mode="nearest")
-                reduced = torch.cat([reduced.to(enlarged.dtype), enlarged], 1)
-            features = F.leaky_relu(norm(convolution(reduced)), 0.2)
+                out = out + F.conv2d(F.interpolate(features, scale_factor=2.0), of_features, padding=1)
+            features = F.leaky_relu(norm(out), 0.2)
         assert features is not None
         return self.head(features)
 
