@@ -3,6 +3,7 @@
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -51,21 +52,22 @@ def bench_speed(vgg_weights: Path | None = None) -> dict[str, Any]:
     """
     device = pick_device("auto")
     modes = {"fp32 nchw": ("fp32", NCHW), "default": (pick_precision("auto", device), CHANNELS_LAST)}
-    rates = {mode: _convolution_rate(*how) for mode, how in modes.items()}
-    rows = []
-    for name, method, loss, side, channels, batch in STEPS:
+    measured: list[tuple[str, str, float, float]] = []
+    rates: dict[str, list[float]] = {mode: [] for mode in modes}
+    for name, *step in (*STEPS, ("translate 32",)):
         for mode, (precision, layout) in modes.items():
-            images_s, flops = _train_step(method, loss, side, channels, batch, precision, layout, vgg_weights)
-            rows.append(_row(name, mode, images_s, flops, rates[mode]))
-    for mode, (precision, layout) in modes.items():
-        rows.append(_row("translate 32", mode, *_translate(precision, layout), rates[mode]))
+            rates[mode].append(_convolution_rate(precision, layout))  # between the steps: the machine's rate drifts
+            run = partial(_train_step, *step) if step else _translate
+            measured.append((name, mode, *run(precision=precision, layout=layout, vgg_weights=vgg_weights)))
+    convolution = {mode: float(np.median(rate)) for mode, rate in rates.items()}
+    rows = [_row(name, mode, images_s, flops, convolution[mode]) for name, mode, images_s, flops in measured]
     return {
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "precision": modes["default"][0],
-        "convolution_gflops": {m: r / 1e9 for m, r in rates.items()},
+        "convolution_gflops": {m: r / 1e9 for m, r in convolution.items()},
         "rows": rows,
-        "published_images_s": {step: p * rates["fp32 nchw"] / REFERENCE for step, p in PUBLISHED.items()},
+        "published_images_s": {step: p * convolution["fp32 nchw"] / REFERENCE for step, p in PUBLISHED.items()},
     }
 
 
@@ -166,8 +168,8 @@ def _in_layout(batch: Any, layout: torch.memory_format) -> Any:
     return batch._replace(images=batch.images.contiguous(memory_format=layout))
 
 
-def _translate(precision: str, layout: torch.memory_format) -> tuple[float, float]:
-    mapping, domain = _make("vae", "appearance", 32, 1, 256, precision, layout, None)
+def _translate(precision: str, layout: torch.memory_format, vgg_weights: Path | None) -> tuple[float, float]:
+    mapping, domain = _make("vae", "appearance", 32, 1, 256, precision, layout, vgg_weights)
     mapping.eval()
 
     def one_pass() -> None:
