@@ -15,14 +15,12 @@ if TYPE_CHECKING:
     from .analogies import Analogies
     from .data import ImageDomain, load_domain
     from .errors import NamapError
-    from .generators import load_generator, wrap_generator
-    from .generators.dcgan import DCGANRecipe, train_dcgan
+    from .generators import load_generator, train_generator, wrap_generator
     from .mapping import AENAM, NAM, VAENAM, Mapping
 
 _HOMES = {
     "AENAM": "mapping",
     "Analogies": "analogies",
-    "DCGANRecipe": "generators.dcgan",
     "ImageDomain": "data",
     "Mapping": "mapping",
     "NAM": "mapping",
@@ -30,7 +28,7 @@ _HOMES = {
     "VAENAM": "mapping",
     "load_domain": "data",
     "load_generator": "generators",
-    "train_dcgan": "generators.dcgan",
+    "train_generator": "generators",
     "wrap_generator": "generators",
 }
 
@@ -39,13 +37,12 @@ __all__ = [
     "NAM",
     "VAENAM",
     "Analogies",
-    "DCGANRecipe",
     "ImageDomain",
     "Mapping",
     "NamapError",
     "load_domain",
     "load_generator",
-    "train_dcgan",
+    "train_generator",
     "wrap_generator",
 ]
 

@@ -69,13 +69,23 @@ def train_generator(
     width: Annotated[
         int | None, typer.Option(min=4, help="Channels of the finest scale; doubled at each coarser one.")
     ] = None,
-    spectral_norm: Annotated[bool, typer.Option(help="Spectral normalisation of the discriminator.")] = False,
-    augment: Annotated[bool, typer.Option(help="Differentiable augmentation, for small data sets.")] = False,
-    noise: Annotated[
-        float | None, typer.Option(min=0, help="Standard deviation of the noise on what the discriminator sees.")
-    ] = None,
+    arch: Annotated[str, typer.Option(help="dcgan, vae, glo, progressive or stack.")] = "dcgan",
     rate: Annotated[float | None, typer.Option(min=0, help="Adam's learning rate.")] = None,
     batch_size: Annotated[int | None, typer.Option(min=2)] = None,
+    spectral_norm: Annotated[
+        bool | None, typer.Option("--spectral-norm", help="dcgan: spectral normalisation of the discriminator.")
+    ] = None,
+    augment: Annotated[
+        bool | None, typer.Option("--augment", help="dcgan, progressive, stack: differentiable augmentation.")
+    ] = None,
+    noise: Annotated[
+        float | None,
+        typer.Option(min=0, help="dcgan, progressive, stack: deviation of the noise on what the discriminator sees."),
+    ] = None,
+    beta: Annotated[float | None, typer.Option(min=0, help="vae: weight of the KL term.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any setting; may be repeated.")
+    ] = None,
     overwrite: Overwrite = False,
     dry_run: DryRun = False,
     device: Device = "auto",
@@ -86,15 +96,29 @@ def train_generator(
 ) -> None:
     """Train a generator of the domain X."""
     from .data import load_domain
-    from .generators.dcgan import DCGANRecipe, train_dcgan
+    from .generators import find_family, train_generator
+    from .settings import make_settings
 
+    settings = read_settings(
+        None,
+        set_ or [],
+        latent_dim=latent_dim,
+        images=images,
+        seed=seed,
+        width=width,
+        rate=rate,
+        batch_size=batch_size,
+        spectral_norm=spectral_norm,
+        augment=augment,
+        noise=noise,
+        beta=beta,
+    )
+    recipe = make_settings(find_family(arch), settings, arch)
     domain = load_domain(data, size, channels)
-    given = {"images": images, "width": width, "noise": noise, "rate": rate, "batch_size": batch_size}
-    given = {name: value for name, value in given.items() if value is not None}
-    recipe = DCGANRecipe(latent_dim=latent_dim, seed=seed, spectral=spectral_norm, augment=augment, **given)
     if dry_run:
         return say(
             {
+                "arch": arch,
                 "outdir": str(outdir),
                 "data": data,
                 "size": domain.size,
@@ -103,7 +127,7 @@ def train_generator(
             }
         )
     clear(outdir, overwrite)
-    train_dcgan(domain, recipe, outdir, device, precision, quiet)
+    train_generator(domain, recipe, outdir, device, precision, quiet)
     say(
         {"generator": str(outdir), "samples": str(outdir / "samples.png")},
         as_json,

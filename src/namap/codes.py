@@ -18,34 +18,21 @@ from torch import Tensor, nn
 from .errors import UsageError
 from .generators.base import prior
 from .losses import kl_divergence
-from .networks import ConvEncoder
+from .networks import CodeTable, ConvEncoder
 from .recipes import Recipe
 from .tensors import Codes, Images, random_stream
 
 Starts = Float[Tensor, "b k d"]
 
 
-class CodeTable(nn.Module):
-    """NAM: one code per training query, learnt directly (NAM Eq. 3).
-
-    Gradients are sparse, so that an optimizer with row-wise state leaves the absent rows alone.
-
-    Args:
-        count: number of training queries.
-        latent_dim: d.
-        rng: draws the first codes from N(0, I).
-    """
+class QueryTable(CodeTable):
+    """NAM: one code per training query, learnt directly (NAM Eq. 3)."""
 
     refine: ClassVar[int] = 200  # iterations of Eq. 6 unless told otherwise: a new query has no code before them
 
-    def __init__(self, count: int, latent_dim: int, rng: torch.Generator):
-        super().__init__()
-        self.latent_dim = latent_dim
-        self.table = nn.Embedding(count, latent_dim, sparse=True, _weight=prior(count, latent_dim, rng))
-
     def forward(self, index: Int[Tensor, " b"], y: Images, rng: torch.Generator) -> tuple[Codes, Codes]:
         """The codes of training queries `index`, and 1/2 z^2 of each dimension."""
-        z = self.table(index)
+        z = self.rows(index)
         return z, 0.5 * z.square()
 
     def spread(self, y: Images) -> None:
@@ -134,12 +121,12 @@ class GaussianEncoder(nn.Module):
         return mu[:, None] + noise * (log_var / 2).exp()[:, None]
 
 
-CodeSource = CodeTable | PointEncoder | GaussianEncoder
+CodeSource = QueryTable | PointEncoder | GaussianEncoder
 
 
 def make_codes(recipe: Recipe, channels: int, image_size: int, latent_dim: int, count: int) -> CodeSource:
     """The source of codes of a method, untrained, for `count` queries of this size."""
     if recipe.method == "nam":
-        return CodeTable(count, latent_dim, random_stream(recipe.seed))
+        return QueryTable(count, latent_dim, random_stream(recipe.seed))
     encoder = PointEncoder if recipe.method == "ae" else GaussianEncoder
     return encoder(channels, image_size, latent_dim, recipe.encoder_width)

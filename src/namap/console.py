@@ -42,7 +42,7 @@ def read_settings(config: Path | None, pairs: list[str], **flags: Any) -> dict[s
             settings[key.replace("-", "_")] = yaml.safe_load(value)
         except yaml.YAMLError:
             raise UsageError(f"--set {pair}: {value!r} is not a value") from None
-    return {"method": "vae", **settings, **{k: v for k, v in flags.items() if v is not None}}
+    return {**settings, **{k: v for k, v in flags.items() if v is not None}}
 
 
 def clear(outdir: Path, overwrite: bool) -> None:

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from .checkpoint import digest
-from .codes import CodeSource, CodeTable
+from .codes import CodeSource
 from .data import ImageDomain
 from .generators import Generator, sample
 from .losses import Reconstruction
-from .networks import EarnedMapper, PaperMapper
+from .networks import CodeTable, EarnedMapper, PaperMapper
 from .recipes import Recipe
 from .tensors import Codes, XImages, autocast, from_numpy, random_stream
 from .training import Batch, Update, late_decay

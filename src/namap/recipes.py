@@ -1,12 +1,11 @@
 """Every number of a fit, as one frozen record; recipes are functions that return one."""
 
-import difflib
 from typing import Any, Literal
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
-from .errors import UsageError
+from .settings import make_settings
 
 Method = Literal["nam", "ae", "vae"]
 Loss = Literal["appearance", "l1", "l2", "perceptual"]
@@ -40,23 +39,23 @@ class Recipe:
 
     method: Method = "vae"
     loss: Loss = "appearance"
-    images: int = Field(256_000, ge=1)
-    batch_size: int = Field(128, ge=2)
-    seed: int = Field(0, ge=0)
-    beta: float = Field(1e-3, ge=0)
-    warmup: float = Field(0.13, ge=0, le=1)
+    images: int = Field(default=256_000, ge=1)
+    batch_size: int = Field(default=128, ge=2)
+    seed: int = Field(default=0, ge=0)
+    beta: float = Field(default=1e-3, ge=0)
+    warmup: float = Field(default=0.13, ge=0, le=1)
     mapper: Literal["earned", "crn"] = "earned"
-    filters: int = Field(8, ge=1, le=512)
+    filters: int = Field(default=8, ge=1, le=512)
     skip: bool = False
-    freedom: float = Field(0.6, ge=0, le=1)
-    rate: float = Field(3e-3, gt=0)
-    free_rate: float = Field(3e-4, gt=0)
-    code_rate: float = Field(0.03, gt=0)
-    encoder_width: int = Field(64, ge=1, le=2048)
-    queries: int = Field(0, ge=0)
-    blocks: int = Field(3, ge=1, le=5)
-    feature_cache_gb: float = Field(2.0, ge=0)
-    query_scale: float = Field(1.0, gt=0.1, le=1)
+    freedom: float = Field(default=0.6, ge=0, le=1)
+    rate: float = Field(default=3e-3, gt=0)
+    free_rate: float = Field(default=3e-4, gt=0)
+    code_rate: float = Field(default=0.03, gt=0)
+    encoder_width: int = Field(default=64, ge=1, le=2048)
+    queries: int = Field(default=0, ge=0)
+    blocks: int = Field(default=3, ge=1, le=5)
+    feature_cache_gb: float = Field(default=2.0, ge=0)
+    query_scale: float = Field(default=1.0, gt=0.1, le=1)
 
 
 def default_recipe(method: Method = "vae", loss: Loss = "appearance", image_size: int = 32) -> Recipe:
@@ -82,17 +81,4 @@ def make_recipe(values: dict[str, Any]) -> Recipe:
     Traceback (most recent call last):
     namap.errors.UsageError: unknown setting 'batch_sise'; did you mean 'batch_size'?
     """
-    known = Recipe.__dataclass_fields__
-    for key in values:
-        if key not in known:
-            near = difflib.get_close_matches(key, known, 1, 0.5)
-            raise UsageError(
-                f"unknown setting {key!r}; " + (f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}")
-            )
-    try:
-        return TypeAdapter(Recipe).validate_python(values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise UsageError(
-            f"setting {'.'.join(map(str, first['loc']))}: {first['msg']}, found {first['input']!r}"
-        ) from None
+    return make_settings(Recipe, values)

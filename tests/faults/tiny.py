@@ -27,8 +27,8 @@ def generator() -> dcgan.DCGAN:
 
 def train_generator(outdir: Path) -> None:
     torch.set_num_threads(1)
-    recipe = dcgan.DCGANRecipe(latent_dim=4, images=40 * 16, width=4, batch_size=16)
-    dcgan.train_dcgan(pictures(), recipe, outdir, precision="fp32", quiet=True)
+    recipe = dcgan.Recipe(latent_dim=4, images=40 * 16, width=4, batch_size=16)
+    train_generator(pictures(), recipe, outdir, precision="fp32", quiet=True)
 
 
 def fit(method: str, outdir: Path) -> None:

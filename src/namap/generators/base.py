@@ -68,11 +68,15 @@ def check_generator(
     z = torch.randn(8, latent_dim, generator=torch.Generator().manual_seed(0)).to(device).requires_grad_()
     try:
         images = module(z)
+    except UsageError:
+        raise
     except Exception as error:  # a foreign module may raise anything; the cause is named
         reason = str(error).strip().split("\n")[0]
         raise UsageError(
             f"generator: codes of shape [8, {latent_dim}] are refused ({reason}); check latent_dim"
         ) from error
+    if isinstance(images, (list, tuple)):
+        raise UsageError("generator: expected one tensor, found several images; pick one with stage=…, or wrap it")
     if not isinstance(images, Tensor):
         raise UsageError(f"generator: expected one tensor, found {type(images).__name__}; wrap it to return the image")
     shape = tuple(images.shape)
