@@ -5,6 +5,7 @@
 | NAM | row of a table of codes | draws from the prior, to be optimised (NAM Eq. 6) |
 | AE-NAM | E(y) | E(y) |
 | VAE-NAM | mu(y) + eps sigma(y) | mu(y), then samples |
+| WAE-NAM | E(y), all of them together distributed as the prior | E(y) |
 
 Starts draw the same noise for every query, so an answer depends on the query and the seed alone.
 """
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 
 from .errors import UsageError
 from .generators.base import prior
-from .losses import kl_divergence
+from .losses import kl_divergence, sliced_wasserstein
 from .networks import CodeTable, ConvEncoder
 from .recipes import Recipe
 from .tensors import Codes, Images, random_stream
@@ -77,8 +78,21 @@ class PointEncoder(nn.Module):
             UsageError: more than one is asked for.
         """
         if solutions > 1:
-            raise UsageError(f"method ae gives one solution per query, not {solutions}; use vae or nam for several")
+            raise UsageError(f"this method gives one solution per query, not {solutions}; use vae or nam for several")
         return self.encoder(y)[:, None]
+
+
+class MatchedEncoder(PointEncoder):
+    """WAE-NAM: z = E(y), and the codes of a batch as a whole match the prior (VAE-NAM §5).
+
+    The penalty, in place of the KL term, is the sliced Wasserstein distance of the batch's codes to as many draws.
+    """
+
+    def forward(self, index: Int[Tensor, " b"], y: Images, rng: torch.Generator) -> tuple[Codes, Codes]:
+        """The codes of queries y, and the penalty: the same for every query, an equal share for each dimension."""
+        z = self.encoder(y)
+        penalty = sliced_wasserstein(z, prior(len(z), self.latent_dim, rng), rng)
+        return z, (penalty / self.latent_dim).expand_as(z)
 
 
 class GaussianEncoder(nn.Module):
@@ -128,5 +142,5 @@ def make_codes(recipe: Recipe, channels: int, image_size: int, latent_dim: int, 
     """The source of codes of a method, untrained, for `count` queries of this size."""
     if recipe.method == "nam":
         return QueryTable(count, latent_dim, random_stream(recipe.seed))
-    encoder = PointEncoder if recipe.method == "ae" else GaussianEncoder
-    return encoder(channels, image_size, latent_dim, recipe.encoder_width)
+    encoders = {"ae": PointEncoder, "vae": GaussianEncoder, "wae": MatchedEncoder}
+    return encoders[recipe.method](channels, image_size, latent_dim, recipe.encoder_width)

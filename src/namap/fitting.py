@@ -15,7 +15,7 @@ from .checkpoint import digest
 from .codes import CodeSource
 from .data import ImageDomain
 from .generators import Generator, sample
-from .losses import Reconstruction
+from .losses import Reconstruction, appearance_invariant, gram, l1, l2, nothing
 from .networks import CodeTable, EarnedMapper, PaperMapper
 from .recipes import Recipe
 from .tensors import Codes, XImages, autocast, from_numpy, random_stream
@@ -49,6 +49,12 @@ def make_optimizers(mapper: nn.Module, codes: CodeSource, recipe: Recipe) -> dic
         return {"networks": torch.optim.Adam(groups, recipe.rate, fused=True), "codes": table}
     groups += [{"params": list(codes.parameters())}]
     return {"networks": torch.optim.Adam(groups, recipe.rate, fused=True)}
+
+
+def make_reconstruction(recipe: Recipe, features: nn.Module | None) -> Reconstruction:
+    """The loss of a recipe; `features` is the network of a perceptual one."""
+    pixel = {"appearance": appearance_invariant, "l1": l1, "l2": l2, "perceptual": l1, "gram": nothing}[recipe.loss]
+    return Reconstruction(pixel, features, gram if recipe.loss == "gram" else None)
 
 
 def features_digest(reconstruction: Reconstruction) -> str | None:
@@ -157,11 +163,14 @@ class FeatureCache:
             if not rows:
                 if sum(2 * p[0].numel() for p in part) * len(self.domain) > self.budget_gb * 2**30:
                     return []
-                shapes = [(len(self.domain), *p.shape[1:]) for p in part]
-                rows = [
-                    torch.empty(s, dtype=torch.bfloat16, device=self.device).to(memory_format=torch.channels_last)
-                    for s in shapes
-                ]
+                rows = [_table_like(p, len(self.domain)) for p in part]
             for row, p in zip(rows, part, strict=True):
                 row[start : start + 64] = p
         return rows
+
+
+def _table_like(rows: Tensor, count: int) -> Tensor:
+    """Room for `count` rows of this kind in bfloat16, in the layout of the networks."""
+    layout = torch.channels_last if rows.ndim == 4 else torch.contiguous_format
+    shape = (count, *rows.shape[1:])
+    return torch.empty(shape, dtype=torch.bfloat16, device=rows.device, memory_format=layout)

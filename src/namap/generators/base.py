@@ -30,6 +30,10 @@ class Generator(nn.Module):
         """Map codes to images in [-1, 1]."""
         raise NotImplementedError
 
+    def picture(self, z: Codes) -> Images:
+        """The analogy to show, where it is not the image that T sees."""
+        return self(z)
+
 
 M = TypeVar("M", bound=nn.Module)
 

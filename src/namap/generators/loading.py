@@ -9,6 +9,7 @@ import torch
 from .. import checkpoint
 from ..errors import StorageError, UsageError
 from .base import Generator, freeze
+from .simulator import FaceSimulator
 from .training import find_family
 
 LIMITS = {"latent_dim": 65536, "image_size": 4096, "channels": 3, "width": 2048, "stages": 8}
@@ -22,7 +23,8 @@ def build_generator(config: Any, where: str | Path) -> Generator:
     """
     values = {k: v for k, v in config.items() if k != "kind"} if isinstance(config, dict) else {}
     try:
-        kind = find_family(str(values and config.get("kind"))).generator
+        simulated = values and config.get("kind") == "simulator"
+        kind = FaceSimulator if simulated else find_family(str(values and config.get("kind"))).generator
     except UsageError:
         kind = None
     if kind is None or values.keys() != inspect.signature(kind).parameters.keys():
