@@ -348,10 +348,9 @@ class Mapping:
             generator = build_generator(saved, source)
             checkpoint.load_weights(generator, checkpoint.without_prefix("generator", tensors), source)
         for key in ("latent_dim", "image_size", "channels"):
-            if getattr(generator, key) != saved.get(key):
-                raise UsageError(
-                    f"{source}: expects {key} {saved.get(key)}, the generator has {getattr(generator, key)}"
-                )
+            found = getattr(generator, key)
+            if saved.get(key, found) != found:
+                raise UsageError(f"{source}: expects {key} {saved[key]}, the generator has {found}")
         mapping = kind(generator, **options, **asdict(recipe))
         with torch.device("meta"):
             table = tensors.get("codes.table.weight", torch.empty(0))

@@ -31,15 +31,15 @@ class AdversarialRecipe(GeneratorRecipe):
 
     betas: ClassVar[tuple[float, float]] = (0.5, 0.999)
 
-    def views(self, nets: Mapping[str, nn.Module], x: Images, progress: float) -> list[Images]:
+    def views(self, nets: Mapping[str, nn.Module], x: Images, progress: float) -> list[Tensor]:
         """What the discriminator is shown of training images: one picture, or one for each output of the generator."""
         return [x]
 
-    def imagine(self, generator: Any, z: Tensor) -> list[Images]:
+    def imagine(self, generator: Any, z: Tensor) -> list[Tensor]:
         """The generator's counterpart of `views`."""
         return [generator(z)]
 
-    def judge(self, discriminator: Any, views: list[Images], rng: torch.Generator) -> Tensor:
+    def judge(self, discriminator: Any, views: list[Tensor], rng: torch.Generator) -> Tensor:
         """Logits `[b n]`."""
         return discriminator(*(disturb(x, self.augment, self.noise, rng) for x in views))
 

@@ -137,8 +137,8 @@ def train_generator(
         UsageError: `outdir` holds another run, an unknown setting, or images of a side that the family cannot make.
         DivergedError: training met NaN and did not recover.
     """
-    domain = load_domain(data)
     recipe = recipe or make_settings(find_family(arch), settings, arch)
+    domain = load_domain(data)
     home = None if outdir is None else Path(outdir)
     task = GeneratorTask(recipe, domain, pick_device(device))
     run = Run(

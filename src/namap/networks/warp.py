@@ -10,11 +10,16 @@ from ..tensors import Images
 POSE = ("shift_x", "shift_y", "log_scale", "angle")
 # One standard deviation of the prior of each: shifts as shares of the side, natural logarithm, degrees.
 SPREAD = (0.06, 0.06, 0.12, 8.0)
+REACH = 3.0  # deviations: an image that has left its frame has no gradient by which to come back
 
 
 def pose_of(theta: Float[Tensor, "b 4"]) -> dict[str, Float[Tensor, "b"]]:
-    """Parameters from N(0, I) as shifts (shares of the side, right and down), scale (a ratio) and angle (degrees)."""
-    values = dict(zip(POSE, (theta.float() * torch.tensor(SPREAD, device=theta.device)).T, strict=True))
+    """Parameters from N(0, I) as shifts (shares of the side, right and down), scale (a ratio) and angle (degrees).
+
+    None goes further than three deviations: deviation * 3 tanh(theta / 3).
+    """
+    bounded = REACH * (theta.float() / REACH).tanh()
+    values = dict(zip(POSE, (bounded * torch.tensor(SPREAD, device=theta.device)).T, strict=True))
     return {
         "shift_x": values["shift_x"],
         "shift_y": values["shift_y"],
@@ -23,7 +28,7 @@ def pose_of(theta: Float[Tensor, "b 4"]) -> dict[str, Float[Tensor, "b"]]:
     }
 
 
-def warp(images: Images, theta: Float[Tensor, "b 4"], size: int) -> Images:
+def warp(images: Images, theta: Float[Tensor, "b 4"], size: int) -> Float[Tensor, "b c s s"]:
     """Move, scale and turn each image about its centre, then reduce it to `size` pixels a side by area.
 
     Args:

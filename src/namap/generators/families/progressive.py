@@ -118,7 +118,7 @@ class Recipe(AdversarialRecipe):
             "discriminator": ProgressiveDiscriminator(domain.size, domain.channels, self.width),
         }
 
-    def views(self, nets: Mapping[str, Any], x: Images, progress: float) -> list[Images]:
+    def views(self, nets: Mapping[str, Any], x: Images, progress: float) -> list[Tensor]:
         """The training images at the level of this moment, which both networks take."""
         octaves = int(math.log2(x.shape[-1] / 4))
         level = level_at(progress, octaves)

@@ -50,7 +50,7 @@ class StackTree(nn.Module):
         self.heads = nn.ModuleList(nn.Conv2d(w, channels, 3, 1, 1) for w in widths[first:])
         self.apply(init_dcgan)
 
-    def forward(self, z: Codes) -> list[Images]:
+    def forward(self, z: Codes) -> list[Tensor]:
         """Map codes to one image per stage, smallest first."""
         x = self.first(self.norm(self.stem(z)))
         images = [self.heads[0](x).tanh()]
@@ -99,7 +99,7 @@ class StackDiscriminators(nn.Module):
         super().__init__()
         self.stages = nn.ModuleList(ConvEncoder(channels, side, 1, width).apply(init_dcgan) for side in sides)
 
-    def forward(self, *images: Images) -> Tensor:
+    def forward(self, *images: Tensor) -> Tensor:
         """Logits `[b stages]`."""
         return torch.cat([stage(x) for stage, x in zip(self.stages, images, strict=True)], 1)
 
@@ -126,11 +126,11 @@ class Recipe(AdversarialRecipe):
             "discriminator": StackDiscriminators(sides, domain.channels, self.width),
         }
 
-    def views(self, nets: Mapping[str, Any], x: Images, progress: float) -> list[Images]:
+    def views(self, nets: Mapping[str, Any], x: Images, progress: float) -> list[Tensor]:
         """The training images at the side of every stage, smallest first."""
         return [F.avg_pool2d(x, 2**i) for i in reversed(range(self.stages))]
 
-    def imagine(self, generator: Any, z: Tensor) -> list[Images]:
+    def imagine(self, generator: Any, z: Tensor) -> list[Tensor]:
         """The image of every stage."""
         return generator.tree(z)
 
