@@ -48,8 +48,8 @@ class WrappedGenerator(Generator):
     @property
     def identity(self) -> dict[str, Any]:
         """The configuration with what its files hold in place of where they lie, and a digest of the weights."""
-        source = self.config["source"] or {}
-        return super().identity | {"source": source.get("sha256")}
+        sums = (self.config["source"] or {"sha256": {}})["sha256"]
+        return super().identity | {"source": sorted(sums.values())}
 
     def check(self, device: torch.device | None = None) -> tuple[int, int]:
         """Try it on its own device, or another to which it was moved: its (channels, image size).
@@ -125,7 +125,9 @@ def find_code_shape(module: nn.Module, latent_dim: int | None, spatial: bool | N
                 return size, wants
     if not sizes:
         raise UsageError("generator: the size of its codes cannot be told from it; give --latent-dim (latent_dim=)")
-    return sizes[0], bool(spatial)  # the check that follows says why it is refused
+    weight = next((p for p in module.parameters() if p.ndim >= 2), None)
+    likely = weight is not None and weight.ndim == 4 if spatial is None else spatial
+    return sizes[0], likely  # the check that follows says why it is refused
 
 
 def guess_sizes(module: nn.Module) -> Iterator[int]:

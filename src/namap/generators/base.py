@@ -79,9 +79,11 @@ def check_generator(
     except UsageError:
         raise
     except Exception as error:  # a foreign module may raise anything; the cause is named
-        reason = str(error).strip().split("\n")[0]
+        lines = str(error).strip().split("\n")
+        reason = lines[-1 if "TorchScript" in lines[0] else 0]  # TorchScript puts the cause under its traceback
         raise UsageError(
-            f"generator: codes of shape [8, {latent_dim}] are refused on {z.device} ({reason}); check latent_dim (--latent-dim)"
+            f"generator: codes of shape [8, {latent_dim}] are refused on {z.device} ({reason}); "
+            "check latent_dim (--latent-dim)"
         ) from error
     if isinstance(images, (list, tuple)):
         raise UsageError("generator: expected one tensor, found several images; pick one with stage=…, or wrap it")

@@ -243,12 +243,9 @@ def open_hub(place: str) -> Foreign:
             module = torch.hub.load(repo, name, source="local")
         else:
             module = torch.hub.load(repo, name, trust_repo=True, verbose=False)  # pyright: ignore[reportArgumentType]
-    except OSError as error:
-        raise UsageError(
-            f"hub:{place}: cannot be fetched ({_first_line(error)}); clone it and use hub:DIRECTORY:{name}"
-        ) from error
     except Exception as error:  # the repository's code may raise anything
-        raise UsageError(f"hub:{place}: its code failed ({_first_line(error)})") from error
+        remedy = "" if local.is_dir() else f"; without a network, clone it and use hub:DIRECTORY:{name}"
+        raise UsageError(f"hub:{place}: cannot be loaded ({_first_line(error)}){remedy}") from error
     if not isinstance(module, nn.Module):
         raise UsageError(f"hub:{place}: returned a {type(module).__name__}, not a module; wrap it in one")
     return Foreign(module, f"hub:{repo}:{name}", {})

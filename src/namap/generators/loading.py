@@ -132,8 +132,8 @@ def recall_generator(
     for key in ("latent_dim", "image_size", "channels", *(("image_range", "stage", "weights") if foreign else ())):
         if found.get(key) != saved.get(key):
             raise UsageError(f"{where}: expects {key} {saved.get(key)}, the generator has {found.get(key)}")
-    files, fitted = found.get("source"), (saved.get("source") or {}).get("sha256")
-    if foreign and files and fitted and sorted(files.values()) != sorted(fitted.values()):
+    sums = found.get("source"), sorted((saved.get("source") or {"sha256": {}})["sha256"].values())
+    if foreign and all(sums) and sums[0] != sums[1]:
         raise UsageError(f"{where}: was fitted to other files than those of this generator; give the same ones")
     return generator
 
