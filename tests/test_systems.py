@@ -8,7 +8,7 @@ from torch import nn
 from namap.data import ImageDomain
 from namap.errors import StorageError, UsageError
 from namap.exploring import explore, one_query
-from namap.generators import FaceSimulator, WarpedGenerator, check_generator, wrap_generator
+from namap.generators import FaceSimulator, WarpedGenerator, check_generator, load_generator, wrap_generator
 from namap.grounding import Grounding
 from namap.losses import Reconstruction, gram, l1, nothing, sliced_wasserstein
 from namap.mapping import AENAM, NAM, VAENAM, WAENAM, Mapping
@@ -188,8 +188,11 @@ def test_an_encoder_predicts_the_place_and_query_size_needs_a_warp():
 
 
 def test_the_simulator_is_a_generator_with_named_parameters():
-    face = FaceSimulator(64)
+    face = load_generator("simulator:face:64")
+    assert isinstance(face, FaceSimulator)
     assert check_generator(face, 12) == (1, 64)
+    with pytest.raises(UsageError, match="unknown simulator; use simulator:face"):
+        load_generator("simulator:clock")
     z = torch.randn(20, 12, generator=random_stream(0)).clamp(-2, 2)
     parameters = face.parameters_of(z)
     assert len(parameters) == 12

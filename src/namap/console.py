@@ -70,6 +70,15 @@ def parse_seeds(text: str) -> list[int]:
     return [int(p) for p in parts]
 
 
+def parse_range(text: str) -> tuple[float, float]:
+    """`LOW,HIGH` as two numbers."""
+    try:
+        low, high = (float(part) for part in text.split(","))
+    except ValueError:
+        raise UsageError(f"--image-range {text}: expected LOW,HIGH, e.g. 0,1") from None
+    return low, high
+
+
 def say(result: dict[str, Any], as_json: bool = True, text: str = "") -> None:
     """Print a result, for people or for programs."""
     typer.echo(json.dumps(result, indent=2, default=str) if as_json else text)

@@ -84,7 +84,7 @@ class MappingTask:
         self.prior_diversity = samples.std(0).mean().item()
         self.config: dict[str, Any] = {
             "recipe": asdict(recipe),
-            "generator": {**generator.config, "weights": digest(generator.state_dict())},
+            "generator": generator.identity,
             "features": features_digest(reconstruction),
         }
         self.learning_rate = late_decay

@@ -20,7 +20,16 @@ from .data import ImageDomain, load_domain
 from .data.coverage import compare_coverage, shrink
 from .errors import UsageError, warn
 from .fitting import FeatureCache, MappingTask, features_digest, make_mapper, make_optimizers, make_reconstruction
-from .generators import Generator, WarpedGenerator, build_generator, find_model, freeze, sample
+from .generators import (
+    Generator,
+    WarpedGenerator,
+    WrappedGenerator,
+    device_of,
+    find_model,
+    freeze,
+    recall_generator,
+    sample,
+)
 from .losses import Reconstruction, fit_appearance, paint
 from .networks import VGGFeatures
 from .networks.vgg import Convention
@@ -77,6 +86,10 @@ class Mapping:
             )
         self.device = pick_device(device)
         self.precision = pick_precision(precision, self.device)
+        home = device_of(generator)
+        freeze(generator).to(self.device)
+        if isinstance(generator, WrappedGenerator) and home not in (None, self.device):
+            generator.check(self.device)  # what its forward makes or keeps beside its weights may not have moved
         if settings.get("method", self.method) != self.method:
             raise UsageError(f"method {settings['method']}: {type(self).__name__} is method {self.method}")
         base = make_recipe({"loss": loss})
@@ -308,7 +321,9 @@ class Mapping:
         tensors |= checkpoint.prefixed("codes", codes.state_dict())
         own = self.generator.inner if isinstance(self.generator, WarpedGenerator) else self.generator
         generator: dict[str, Any] = own.config
-        if generator["kind"] != "foreign":
+        if generator["kind"] == "foreign":  # referred to, not copied
+            generator = {**generator, "weights": own.identity["weights"]}
+        else:
             tensors |= checkpoint.prefixed("generator", own.state_dict())
         config = {
             "format": "namap-mapping",
@@ -321,17 +336,20 @@ class Mapping:
         checkpoint.save_directory(Path(path), tensors, config)
 
     @classmethod
-    def from_pretrained(cls, path: str | Path, generator: Generator | None = None, **options: Any) -> "Mapping":
+    def from_pretrained(
+        cls, path: str | Path, generator: Generator | str | Path | None = None, **options: Any
+    ) -> "Mapping":
         """Load a saved mapping.
 
         Args:
             path: its directory, or the output directory of `namap fit`.
-            generator: needed where the mapping was fitted to a wrapped generator, which is not saved with it.
+            generator: the one of the fit, or where it is: what `load_generator` takes. Needed where the mapping was
+                fitted to a wrapped module, a hub repository, or files that have moved: they are not saved with it.
             **options: device, precision, features, vgg_weights, vgg_input, as in the constructor.
 
         Raises:
-            UsageError: nothing there, another method than this class, or the generator is missing.
-            StorageError: damaged files.
+            UsageError: nothing there, another method than this class, or the generator is missing or another.
+            StorageError: damaged files, or files of the generator that have changed since the fit.
         """
         source = find_model(path)
         tensors, config = checkpoint.load_directory(source)
@@ -341,16 +359,8 @@ class Mapping:
         kind = METHODS[recipe.method]
         if not issubclass(kind, cls):
             raise UsageError(f"{source}: holds a {kind.__name__}, not a {cls.__name__}; load it with {kind.__name__}")
-        saved = config["generator"]
-        if generator is None:
-            if saved.get("kind") == "foreign":
-                raise UsageError(f"{source}: was fitted to a wrapped generator; pass the same one as generator=")
-            generator = build_generator(saved, source)
-            checkpoint.load_weights(generator, checkpoint.without_prefix("generator", tensors), source)
-        for key in ("latent_dim", "image_size", "channels"):
-            found = getattr(generator, key)
-            if saved.get(key, found) != found:
-                raise UsageError(f"{source}: expects {key} {saved[key]}, the generator has {found}")
+        weights = checkpoint.without_prefix("generator", tensors)
+        generator = recall_generator(config["generator"], weights, source, generator)
         mapping = kind(generator, **options, **asdict(recipe))
         with torch.device("meta"):
             table = tensors.get("codes.table.weight", torch.empty(0))
