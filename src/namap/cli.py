@@ -4,12 +4,29 @@ import json
 import signal
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
+from .cli_match import match
 from .console import clear, end, keep_freed_memory, parse_seeds, read_settings, say
 from .errors import DataError, Interrupted, NamapError, StorageError, UsageError
+from .options import (
+    AsJson,
+    Debug,
+    Device,
+    DryRun,
+    Images,
+    Out,
+    Overwrite,
+    Precision,
+    Quiet,
+    Seed,
+    Source,
+    VGGInput,
+    VGGWeights,
+    example,
+)
 
 # What typer's parser raises for every wrong use, wherever this version of typer keeps its copy of click.
 WrongUse: type[Exception] = typer.BadParameter.__mro__[1]
@@ -20,36 +37,6 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     help="Map images of one domain onto another without pairs and without adversarial training of the mapping.",
 )
-
-Out = Annotated[Path, typer.Option("--outdir", help="Directory of the run; the same command goes on there.")]
-Source = Annotated[
-    str,
-    typer.Option("--data", metavar="SRC", help="Folder, file.npz:key, torchvision:NAME/SPLIT or embedded:NAME/SPLIT."),
-]
-Seed = Annotated[int, typer.Option("--seed", min=0, help="Decides initialisation, data order and noise.")]
-Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda[:n].")]
-Precision = Annotated[str, typer.Option("--precision", help="auto, fp32 or bf16.")]
-Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bars.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
-Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved configuration and stop.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Delete what an earlier run left in --outdir.")]
-Images = Annotated[
-    int | None, typer.Option("--images", min=1, help="Training images to see in all; default: the recipe's.")
-]
-VGGWeights = Annotated[
-    Path | None,
-    typer.Option(envvar="NAMAP_VGG_WEIGHTS", help="Local VGG-16 weights (safetensors) for --loss perceptual."),
-]
-VGGInput = Annotated[
-    Literal["torchvision", "caffe"],
-    typer.Option(envvar="NAMAP_VGG_INPUT", help="What these weights expect: torchvision or caffe."),
-]
-
-
-def example(text: str) -> str:
-    """The line under a verb's options."""
-    return f"Example: `{text}`"
 
 
 @app.command("train-generator", epilog=example("namap train-generator --data photos/ --outdir runs/g --latent-dim 100"))
@@ -116,16 +103,8 @@ def train_generator(
     recipe = make_settings(find_family(arch), settings, arch)
     domain = load_domain(data, size, channels)
     if dry_run:
-        return say(
-            {
-                "arch": arch,
-                "outdir": str(outdir),
-                "data": data,
-                "size": domain.size,
-                "channels": domain.channels,
-                **vars(recipe),
-            }
-        )
+        places = {"arch": arch, "outdir": str(outdir), "data": data}
+        return say({**places, "size": domain.size, "channels": domain.channels, **vars(recipe)})
     clear(outdir, overwrite)
     train_generator(domain, recipe, outdir, device, precision, quiet)
     say(
@@ -293,6 +272,9 @@ def demo(
         f"{summary['kept']:.1%} of the queries keep their digit (untouched: {summary['copy_baseline']:.1%}); "
         f"{summary['seconds']:.0f} s; open {outdir}/report.html",
     )
+
+
+app.command(epilog=example("namap match photos/ sketches/ --outdir out"))(match)
 
 
 @app.command("check-data", epilog=example("namap check-data photos/"))
