@@ -5,7 +5,7 @@
 
 The norm is taken between descriptors phi (colours, edges, and VGG blocks with their pixels as in Eq. 4), and so is the
 mixture: where M is 0/1, and there it ends, phi(sum_j M_ij x_j) = sum_j M_ij phi(x_j). T is linear between descriptors,
-starts as the identity and is pulled towards it. T and the weights are solved in turns, each in closed form:
+starts as the identity (in Eq. 2: as the T of Eq. 1) and is pulled towards it. T and the weights are solved in turns, each in closed form:
 
     T          argmin ||(W X) T - Y||^2 + ridge ||T - I||^2            W = M or alpha, X and Y the rows phi(x), phi(y)
     M          softmax over j of (cos(T(phi(x_j)), phi(y_i)) - price_j) / temperature
@@ -237,8 +237,12 @@ def solve_exact(
 def solve_inexact(
     x: Float[Tensor, "m k"], y: Float[Tensor, "n k"], recipe: Recipe = Recipe(), batch_size: int = 256
 ) -> Matches:
-    """NAM Eq. 2: T and free rows alpha in turns; arguments as in `solve_exact`."""
-    mapper = torch.eye(x.shape[1], device=x.device)
+    """NAM Eq. 2: T and free rows alpha in turns; arguments as in `solve_exact`.
+
+    T starts where Eq. 1 leaves it. Free rows explain nearly anything with any T, so they teach it little: from the
+    identity, the mixtures of an inverted domain stay inverted.
+    """
+    mapper = torch.from_numpy(solve_exact(x, y, recipe, batch_size).mapper).to(x.device)
     target = with_level(y)
     log, losses, solution = [], torch.zeros(()), x
     for _ in range(recipe.rounds):
