@@ -10,7 +10,10 @@ from PIL import Image
 
 from namap import cli
 
-VERBS = ["train-generator", "fit", "translate", "evaluate", "demo", "check-data", "check-generator", "report", "bench"]
+VERBS = [
+    "train-generator", "fit", "translate", "match", "evaluate", "demo", "check-data", "check-generator", "report",
+    "bench", "explore", "train-mapper", "ground",
+]  # fmt: skip
 
 
 def call(monkeypatch, capsys, *arguments: object) -> tuple[int, str, str]:

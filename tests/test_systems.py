@@ -1,10 +1,15 @@
 """The systems of the papers beyond the three methods: losses, warp, simulator, strong T, exploration, grounding."""
 
+import json
+import sys
+
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
+from namap import cli
 from namap.data import ImageDomain
 from namap.errors import StorageError, UsageError
 from namap.exploring import explore, one_query
@@ -266,8 +271,8 @@ def test_domains_of_one_generator_translate_into_one_another(generator, handwrit
     for name, domain in (("ink", handwriting), ("chalk", inverted)):
         mapping = VAENAM(generator, loss="l2", **{**SMALL, "images": 3200}).fit(domain, quiet=True)
         grounding.add(name, mapping)
-    y, x = grounding.translate(handwriting.subset(slice(0, 20)), "ink", "chalk")
-    assert y.shape == x.shape == (20, 1, 32, 32)
+    y = grounding.translate(handwriting.subset(slice(0, 20)), "ink", "chalk").x
+    assert y.shape == (20, 1, 1, 32, 32)
     assert y.mean() > 128 > handwriting.images.mean()
     with pytest.raises(UsageError, match="no domain 'oil'; there are ink, chalk"):
         grounding.translate(handwriting, "ink", "oil")
@@ -282,3 +287,34 @@ def test_a_simulator_is_saved_with_its_mapping(handwriting, tmp_path):
     loaded = Mapping.from_pretrained(tmp_path, precision="fp32")
     assert isinstance(loaded.generator, FaceSimulator)
     np.testing.assert_allclose(loaded.translate(handwriting).codes, mapping.translate(handwriting).codes, atol=1e-4)
+
+
+# ---- the same from the command line ---------------------------------------------------------------------------
+
+
+def test_the_verbs_that_go_on_from_a_mapping(handwriting, tmp_path, capsys, monkeypatch):
+    def run(*arguments: object) -> dict:
+        monkeypatch.setattr(sys, "argv", ["namap", *map(str, arguments), "--json"])
+        try:
+            cli.main()
+        except SystemExit as end:
+            assert not end.code, capsys.readouterr().err
+        return json.loads(capsys.readouterr().out)
+
+    Image.fromarray(handwriting.images[0, 0]).save(tmp_path / "query.png")
+    np.savez(tmp_path / "y.npz", ink=handwriting.images, chalk=255 - handwriting.images)
+    quick = ["--images", 640, "--set", "batch_size=32", "--set", "encoder_width=8", "--quiet"]
+    for name in ("ink", "chalk"):
+        source = f"{tmp_path}/y.npz:{name}"
+        run("fit", "--generator", "simulator:face", "--data", source, "--outdir", tmp_path / name, *quick)
+    found = run("explore", tmp_path / "ink", tmp_path / "query.png", "--outdir", tmp_path / "walk", "--solutions", 3)
+    assert found["solutions"] == 3
+    assert Image.open(tmp_path / "walk" / "explore.png").size == (5 * 34 + 2, 6 * 34 + 2)
+    again = ["ground", tmp_path / "ink", tmp_path / "chalk", f"{tmp_path}/y.npz:ink", "--outdir", tmp_path / "chalked"]
+    assert run(*again)["files"] == 200
+    strong = run(
+        "train-mapper", tmp_path / "ink", "--data", f"{tmp_path}/y.npz:ink", "--outdir", tmp_path / "t",
+        "--images", 640, "--filters", 4, "--quiet",
+    )  # fmt: skip
+    assert strong["mean_absolute_error_of_255"]["strong"] > 0
+    assert run(*again, "--mapper", tmp_path / "t", "--npz")["files"] == 1

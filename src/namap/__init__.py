@@ -17,17 +17,20 @@ if TYPE_CHECKING:
     from .errors import NamapError
     from .generators import load_generator, train_generator, wrap_generator
     from .mapping import AENAM, NAM, VAENAM, Mapping
+    from .matching import Matches, match
 
 _HOMES = {
     "AENAM": "mapping",
     "Analogies": "analogies",
     "ImageDomain": "data",
     "Mapping": "mapping",
+    "Matches": "matching",
     "NAM": "mapping",
     "NamapError": "errors",
     "VAENAM": "mapping",
     "load_domain": "data",
     "load_generator": "generators",
+    "match": "matching",
     "train_generator": "generators",
     "wrap_generator": "generators",
 }
@@ -39,9 +42,11 @@ __all__ = [
     "Analogies",
     "ImageDomain",
     "Mapping",
+    "Matches",
     "NamapError",
     "load_domain",
     "load_generator",
+    "match",
     "train_generator",
     "wrap_generator",
 ]

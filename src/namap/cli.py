@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from . import cli_generators
+from . import cli_generators, cli_solutions
+from .cli_match import match
 from .console import clear, end, keep_freed_memory, parse_range, parse_seeds, read_settings, say
 from .errors import DataError, Interrupted, NamapError, StorageError, UsageError
 from .options import (
@@ -46,6 +47,12 @@ app = typer.Typer(
 train_example = example("namap train-generator --data photos/ --outdir runs/g --latent-dim 100")
 app.command("train-generator", epilog=train_example)(cli_generators.train_generator)
 app.command("check-generator", epilog=example("namap check-generator faces.pt"))(cli_generators.check_generator)
+app.command(epilog=example("namap explore runs/map sketch.png --outdir out"))(cli_solutions.explore)
+mapper_example = example("namap train-mapper runs/map --data sketches/ --outdir runs/t")
+app.command("train-mapper", epilog=mapper_example)(cli_solutions.train_mapper)
+ground_example = example("namap ground runs/sketches runs/photos sketches/ --outdir out")
+app.command(epilog=ground_example)(cli_solutions.ground)
+app.command(epilog=example("namap match photos/ sketches/ --outdir out"))(match)
 
 
 @app.command(epilog=example("namap fit --generator runs/g --data sketches/ --outdir runs/map"))
@@ -57,9 +64,20 @@ def fit(
     image_range: ImageRange = "-1,1",
     spatial: Spatial = None,
     method: Annotated[
-        str | None, typer.Option(help="nam, ae or vae: how a query's code is obtained. Default: vae.")
+        str | None, typer.Option(help="nam, ae, vae or wae: how a query's code is obtained. Default: vae.")
     ] = None,
-    loss: Annotated[str | None, typer.Option(help="appearance, l1, l2 or perceptual. Default: appearance.")] = None,
+    loss: Annotated[
+        str | None, typer.Option(help="appearance, l1, l2, perceptual or gram. Default: appearance.")
+    ] = None,
+    mapper_skip: Annotated[
+        bool | None, typer.Option(help="T adds G(z) to what it makes of it (CRN as published).")
+    ] = None,
+    warp: Annotated[
+        bool | None, typer.Option("--warp", help="A shift, scale and rotation of each query's own, between G and T.")
+    ] = None,
+    query_size: Annotated[
+        int | None, typer.Option(min=8, help="With --warp: side of the queries, where G's images are larger.")
+    ] = None,
     images: Images = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Decides initialisation, data order and noise.")] = None,
     config: Annotated[Path | None, typer.Option(help="YAML file of settings, as --dry-run prints them.")] = None,
@@ -84,7 +102,8 @@ def fit(
     from .mapping import METHODS
     from .recipes import make_recipe
 
-    settings = read_settings(config, set_ or [], method=method, loss=loss, images=images, seed=seed)
+    flags = {"method": method, "loss": loss, "images": images, "seed": seed, "skip": mapper_skip}
+    settings = read_settings(config, set_ or [], **flags, warp=warp, query_size=query_size)
     span = parse_range(image_range)
     mapping = METHODS[make_recipe(settings).method](
         load_generator(generator, latent_dim=latent_dim, image_range=span, spatial=spatial),

@@ -17,7 +17,7 @@ PLACES = ("generator", "data", "outdir")  # printed by --dry-run beside the sett
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 LEFT_BY_RUNS = (
     "run.json", "metrics.jsonl", "checkpoints", "final", "samples.png", "skipped.jsonl",
-    "metrics.json", "report.html", "analogies.png", "seed[0-9]*",
+    "metrics.json", "report.html", "analogies.png", "seed[0-9]*", "matches.csv", "analogies.npz",
 )  # fmt: skip
 
 

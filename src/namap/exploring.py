@@ -2,19 +2,24 @@
 
 from dataclasses import dataclass
 from itertools import combinations
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.utils import make_grid
 
+from .checkpoint import atomic_file, storage_errors, write_json
 from .codes import GaussianEncoder
 from .data import ImageDomain
+from .data.images import to_picture
 from .errors import UsageError
 from .losses import Reconstruction, l1
 from .mapping import Mapping
-from .tensors import Codes, Images, autocast, from_numpy
+from .tensors import Codes, Images, autocast, from_numpy, to_uint8
 
 STEPS = (-2.0, -1.0, 0.0, 1.0, 2.0)  # along a direction, in standard deviations
 
@@ -157,3 +162,25 @@ def one_query(domain: ImageDomain, position: int) -> ImageDomain:
     if not 0 <= position < len(domain):
         raise UsageError(f"query {position}: {domain.source} holds {len(domain)} images, counted from 0")
     return domain.subset(np.array([position]))
+
+
+def save_exploration(found: Exploration, outdir: str | Path) -> None:
+    """Write `explore.png`, the sheet, and `explore.json`, the numbers.
+
+    Rows of the sheet: the query and its solutions; a row for each direction; the segment.
+    """
+    folder = Path(outdir)
+    rows = found.rows()
+    width = max(len(row) for row in rows)
+    side = found.solutions.shape[-1]
+    blank = torch.ones(1, 3, side, side)
+    tiles = []
+    for row in rows:
+        scaled = [F.interpolate(x, size=(side, side), mode="nearest").expand(-1, 3, -1, -1) for x in row]
+        tiles += [*scaled, *[blank] * (width - len(row))]
+    sheet = make_grid(to_uint8(torch.cat(tiles)), nrow=width, padding=2, pad_value=255)
+    with storage_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with atomic_file(folder / "explore.png") as file:
+            to_picture(sheet.numpy()).save(file, "PNG")
+        write_json(folder / "explore.json", found.summary())

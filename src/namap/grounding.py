@@ -1,6 +1,7 @@
 """One generator, many query domains (NAM §1, VAE-NAM §5): Y₁ → X → Y₂ with no further training."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 from jaxtyping import UInt8
 from torch import nn
 
+from .analogies import Analogies
 from .checkpoint import digest
 from .data import ImageDomain
 from .errors import UsageError
@@ -67,10 +69,8 @@ class Grounding:
             raise UsageError(f"grounding: no domain {name!r}; there are {', '.join(self.mappings) or 'none'}")
         return self.mappings[name]
 
-    def translate(
-        self, data: str | Path | ImageDomain, origin: str, to: str, refine: int | None = None
-    ) -> tuple[UInt8[np.ndarray, "n c h w"], UInt8[np.ndarray, "n k h w"]]:
-        """Pictures of domain `origin` as pictures of domain `to`, and the images of X between them.
+    def translate(self, data: str | Path | ImageDomain, origin: str, to: str, refine: int | None = None) -> Analogies:
+        """Pictures of domain `origin` as pictures of domain `to`.
 
         Args:
             data: images of `origin`: whatever `load_domain` reads.
@@ -79,12 +79,13 @@ class Grounding:
             refine: iterations of Eq. 6; None: the method's own.
 
         Returns:
-            y₂ and x, uint8, in the order of the input.
+            y₂ as the one solution of each query; the codes and losses are those of the way to X.
         """
         arrival = self.get(to)
-        x = self.get(origin).translate(data, refine=refine).x[:, 0]
+        found = self.get(origin).translate(data, refine=refine)
+        x = found.x[:, 0]
         parts = [self._map(arrival, self.mappers[to], x[i : i + 256]) for i in range(0, len(x), 256)]
-        return np.concatenate(parts), x
+        return replace(found, x=np.concatenate(parts)[:, None])
 
     @staticmethod
     @torch.no_grad()

@@ -134,15 +134,9 @@ class Mapping:
         self.build(domain.channels, len(domain))
         self.place()
         task = self.make_task(domain)
-        run = Run(
-            recipe.images,
-            recipe.batch_size,
-            recipe.seed,
-            str(self.device),
-            self.precision,
-            quiet=quiet,
-            label=f"fitting {self.method}",
-        )
+        label = f"fitting {self.method}"
+        how = (str(self.device), self.precision)
+        run = Run(recipe.images, recipe.batch_size, recipe.seed, *how, quiet=quiet, label=label)
         home = None if outdir is None else Path(outdir)
         with occupied(home, identity(task, domain, run)) as finished:
             if finished and home is not None:
