@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from namap.generators import (
     DCGAN,
     Generator,
     build_generator,
+    families,
     find_family,
     load_generator,
     sample,
@@ -152,6 +155,19 @@ def test_every_family_is_deterministic_and_loads_as_saved(arch, tmp_path):
         assert torch.equal(ours, theirs)
     torch.testing.assert_close(sample(loaded, 3, random_stream(1)), sample(first, 3, random_stream(1)))
     assert (tmp_path / "samples.png").exists()
+
+
+def test_a_new_family_is_one_file(tmp_path, monkeypatch):
+    guide = (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text()
+    (tmp_path / "swae.py").write_text(guide.split("```python\n")[1].split("```")[0])
+    monkeypatch.setattr(families, "__path__", [*families.__path__, str(tmp_path)])
+    domain = load_domain("embedded:handwriting/train", size=32)
+    trained = train_generator(
+        domain, outdir=tmp_path / "g", arch="swae", latent_dim=16, width=8, images=6000, quiet=True
+    )
+    log = read_log(tmp_path / "g")
+    assert log[-1]["loss"] < log[0]["loss"]
+    assert torch.equal(load_generator(tmp_path / "g").stem.weight, trained.stem.weight)
 
 
 def test_a_setting_of_another_family_is_named():
