@@ -23,6 +23,9 @@ from ..errors import UsageError
 # Operators of the namespaces aten and prim that reach files, other code or other machines.
 FORBIDDEN = {"aten::save", "aten::from_file", "prim::PythonOp", "prim::CallMethod", "prim::CallFunction"}
 
+# Methods of a TorchScript archive that run while it is read, and that are no part of the graph of `forward`.
+BESIDES = (b"__setstate__", b"__forward_hooks__", b"__forward_pre_hooks__")
+
 # A torch.export archive without pickles, compiled libraries and other models.
 RECORDS = re.compile(
     r"models/model\.json|data/weights/(weight_\d+|model_weights_config\.json)|data/sample_inputs/model\.pt"
@@ -143,10 +146,12 @@ def _refuse_pickle(path: Path) -> NoReturn:
 
 
 def _check_script_code(path: Path, archive: Any, records: set[str]) -> None:
-    """Refuse what would run while the archive is read: restoring methods."""
+    """Refuse what would run beside `forward`: methods that restore a module, and hooks."""
     code = [archive.get_record(name) for name in records if name.startswith("code/") and name.endswith(".py")]
-    if any(b"__setstate__" in text for text in code):
-        raise UsageError(f"{path}: runs code while it is read (__setstate__, as quantised modules have); export floats")
+    for text in code:
+        for word in BESIDES:
+            if word in text:
+                raise UsageError(f"{path}: has code beside its forward ({word.decode()}); export it without")
 
 
 def _load_script(path: Path) -> nn.Module:

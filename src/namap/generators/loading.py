@@ -96,6 +96,8 @@ def load_generator(
             return wrap_generator(found.module, latent_dim, image_range, spatial, stage, source)
         except UsageError as error:
             raise UsageError(f"{spec}: {error}") from error
+    if not Path(spec).exists():
+        raise UsageError(f"{spec}: no such file or directory")
     place = find_model(spec)
     tensors, config = checkpoint.load_directory(place)
     if config.get("format") != "namap-generator":
