@@ -11,7 +11,8 @@ from PIL import Image
 from namap import cli
 
 VERBS = [
-    "train-generator", "fit", "translate", "match", "evaluate", "demo", "check-data", "check-generator", "report", "bench",
+    "train-generator", "fit", "translate", "match", "evaluate",
+    "demo", "check-data", "check-generator", "report", "bench",
 ]  # fmt: skip
 
 

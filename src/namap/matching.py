@@ -5,7 +5,8 @@
 
 The norm is taken between descriptors phi (colours, edges, and VGG blocks with their pixels as in Eq. 4), and so is the
 mixture: where M is 0/1, and there it ends, phi(sum_j M_ij x_j) = sum_j M_ij phi(x_j). T is linear between descriptors,
-starts as the identity (in Eq. 2: as the T of Eq. 1) and is pulled towards it. T and the weights are solved in turns, each in closed form:
+starts as the identity (in Eq. 2: as the T of Eq. 1) and is pulled towards it. T and the weights are solved in turns,
+each in closed form:
 
     T          argmin ||(W X) T - Y||^2 + ridge ||T - I||^2            W = M or alpha, X and Y the rows phi(x), phi(y)
     M          softmax over j of (cos(T(phi(x_j)), phi(y_i)) - price_j) / temperature
