@@ -203,6 +203,19 @@ def test_csv_holds_file_names_for_folders(folders, tmp_path, namap):
     assert np.mean(right) > 0.9
 
 
+def test_unreadable_pictures_of_both_folders_are_listed(folders, tmp_path):
+    broken = []
+    for folder in folders:
+        broken.append(folder / "broken.png")
+        broken[-1].write_bytes(b"no picture")
+    summary = run_matching(*folders, tmp_path / "out")
+    for path in broken:
+        path.unlink()
+    lines = (tmp_path / "out" / "skipped.jsonl").read_text().splitlines()
+    assert [json.loads(line)["path"] for line in lines] == [str(path) for path in broken]
+    assert summary["queries"] == summary["candidates"] == 30
+
+
 def test_a_finished_directory_is_left_alone_unless_overwritten(folders, tmp_path, namap):
     x, y = folders
     out = tmp_path / "out"
