@@ -13,6 +13,7 @@ from PIL import Image
 from namap import ImageDomain, load_domain, match
 from namap.errors import DataError, UsageError
 from namap.matching import Recipe, run_matching, solve_exact, solve_inexact, synthesise
+from test_cli import call
 
 SCALE = """
 import json, resource, numpy as np
@@ -26,9 +27,9 @@ print(json.dumps([right, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 10
 """
 
 
-def namap(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "namap", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True)
+@pytest.fixture
+def namap(monkeypatch, capsys):
+    return lambda *arguments: call(monkeypatch, capsys, *arguments)
 
 
 @pytest.fixture(scope="module")
@@ -191,46 +192,58 @@ def folders(tmp_path_factory, digits, inverted) -> tuple[Path, Path]:
     return x, write_folder(work / "y", y.images[:30], [f"query {i}.png" for i in range(30)])
 
 
-def test_csv_holds_file_names_for_folders(folders, tmp_path):
+def test_csv_holds_file_names_for_folders(folders, tmp_path, namap):
     x, y = folders
-    done = namap("match", x, y, "--outdir", tmp_path / "out", "--json", "--quiet")
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["queries"] == 30
+    code, out, _ = namap("match", x, y, "--outdir", tmp_path / "out", "--json", "--quiet")
+    assert code == 0
+    assert json.loads(out)["queries"] == 30
     found = {r["query"]: r["match"] for r in rows(tmp_path / "out" / "matches.csv")}
     assert set(found) == {f"query {i}.png" for i in range(30)}
     right = [found[f"query {i}.png"] == f"deep/{i}.png" for i in range(30)]
     assert np.mean(right) > 0.9
 
 
-def test_a_finished_directory_is_left_alone_unless_overwritten(folders, tmp_path):
+def test_unreadable_pictures_of_both_folders_are_listed(folders, tmp_path):
+    broken = []
+    for folder in folders:
+        broken.append(folder / "broken.png")
+        broken[-1].write_bytes(b"no picture")
+    summary = run_matching(*folders, tmp_path / "out")
+    for path in broken:
+        path.unlink()
+    lines = (tmp_path / "out" / "skipped.jsonl").read_text().splitlines()
+    assert [json.loads(line)["path"] for line in lines] == [str(path) for path in broken]
+    assert summary["queries"] == summary["candidates"] == 30
+
+
+def test_a_finished_directory_is_left_alone_unless_overwritten(folders, tmp_path, namap):
     x, y = folders
     out = tmp_path / "out"
-    assert namap("match", x, y, "--outdir", out).returncode == 0
+    assert namap("match", x, y, "--outdir", out)[0] == 0
     before = (out / "matches.csv").stat().st_mtime_ns
-    assert namap("match", x, y, "--outdir", out).returncode == 0
+    assert namap("match", x, y, "--outdir", out)[0] == 0
     assert (out / "matches.csv").stat().st_mtime_ns == before
-    changed = namap("match", x, y, "--outdir", out, "--set", "ridge=5")
-    assert changed.returncode == 2 and "ridge" in changed.stderr and "Traceback" not in changed.stderr
-    assert namap("match", x, y, "--outdir", out, "--set", "ridge=5", "--overwrite").returncode == 0
+    code, _, error = namap("match", x, y, "--outdir", out, "--set", "ridge=5")
+    assert code == 2 and "ridge (3.0, now 5.0)" in error
+    assert namap("match", x, y, "--outdir", out, "--set", "ridge=5", "--overwrite")[0] == 0
     assert (out / "matches.csv").stat().st_mtime_ns > before
 
 
-def test_an_interrupted_matching_is_done_again(folders, tmp_path):
+def test_an_interrupted_matching_is_done_again(folders, tmp_path, namap):
     x, y = folders
     out = tmp_path / "out"
-    assert namap("match", x, y, "--outdir", out).returncode == 0
+    assert namap("match", x, y, "--outdir", out)[0] == 0
     (out / "final" / "manifest.json").unlink()
     (out / "matches.csv").unlink()
-    assert namap("match", x, y, "--outdir", out).returncode == 0
+    assert namap("match", x, y, "--outdir", out)[0] == 0
     assert len(rows(out / "matches.csv")) == 30
 
 
 @pytest.mark.parametrize("npz", [False, True])
-def test_inexact_pictures_carry_the_names_of_their_queries(folders, tmp_path, npz):
+def test_inexact_pictures_carry_the_names_of_their_queries(folders, tmp_path, namap, npz):
     x, y = folders
     flag = ["--npz"] if npz else []
-    done = namap("match", x, y, "--outdir", tmp_path / "out", "--inexact", *flag)
-    assert done.returncode == 0, done.stderr
+    assert namap("match", x, y, "--outdir", tmp_path / "out", "--inexact", *flag)[0] == 0
     if npz:
         with np.load(tmp_path / "out" / "analogies.npz") as file:
             assert file["x"].shape == (30, 1, 3, 32, 32) and file["codes"].shape == (30, 1, 30)
@@ -250,18 +263,18 @@ def test_inexact_pictures_carry_the_names_of_their_queries(folders, tmp_path, np
         (["{x}", "--outdir", "{out}"], 2, "Y_SRC"),
     ],
 )
-def test_wrong_uses_are_one_line_and_a_code(folders, tmp_path, arguments, code, words):
+def test_wrong_uses_are_one_line_and_a_code(folders, tmp_path, namap, arguments, code, words):
     (tmp_path / "empty").mkdir()
     places = {"x": folders[0], "empty": tmp_path / "empty", "out": tmp_path / "out"}
-    done = namap("match", *[a.format(**places) for a in arguments])
-    assert done.returncode == code
-    assert words in done.stderr and len(done.stderr.strip().splitlines()) == 1
+    found, _, error = namap("match", *[a.format(**places) for a in arguments])
+    assert found == code
+    assert words in error and len(error.strip().splitlines()) == 1
 
 
-def test_an_empty_array_is_a_data_error(tmp_path, digits):
+def test_an_empty_array_is_a_data_error(tmp_path, digits, namap):
     np.savez(tmp_path / "sets.npz", x=digits.images[:5], y=digits.images[:0])
-    done = namap("match", f"{tmp_path}/sets.npz:x", f"{tmp_path}/sets.npz:y", "--outdir", tmp_path / "out")
-    assert done.returncode == 3 and "holds no images" in done.stderr
+    code, _, error = namap("match", f"{tmp_path}/sets.npz:x", f"{tmp_path}/sets.npz:y", "--outdir", tmp_path / "out")
+    assert code == 3 and "holds no images" in error
 
 
 def test_a_subset_keeps_its_file_names(folders):

@@ -21,7 +21,7 @@ import csv
 import io
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -352,10 +352,12 @@ def run_matching(
         "task": {"matching": asdict(recipe), "npz": npz},  # pyright: ignore[reportArgumentType]
         "data": {"x": of_x.fingerprint, "y": of_y.fingerprint, "names": names},
         "features": None if network is None else checkpoint.digest(network.state_dict()),
+        "precision": None if network is None else pick_precision(precision, pick_device(device)),
     }
     with occupied(home, wanted) as finished:
         if finished:
             return checkpoint.load_directory(home / "final")[1]["metrics"]
+        replace(of_y, skipped=of_x.skipped + of_y.skipped).write_skipped(home)
         common = {"features": network, "device": device, "precision": precision, "quiet": quiet}
         found = match(of_x, of_y, **common, **asdict(recipe))  # pyright: ignore[reportArgumentType]
         with checkpoint.storage_errors(home):
