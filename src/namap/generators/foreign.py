@@ -134,8 +134,8 @@ def _script_or_program(path: Path, records: set[str]) -> Callable[[Path, Any, se
 def _refuse_start(path: Path, start: bytes) -> NoReturn:
     if start.startswith(b"\x80"):
         _refuse_pickle(path)
-    problem = "is empty" if not start else "is neither a TorchScript archive nor a torch.export program"
-    raise UsageError(f"{path}: {problem}; write one with torch.jit.save or torch.export.save")
+    problem = "is neither a TorchScript archive nor a torch.export program" if start else "is empty"
+    raise UsageError(f"{path}: {problem}; namap loads these and directories that it saved, never pickles")
 
 
 def _refuse_pickle(path: Path) -> NoReturn:
