@@ -8,12 +8,13 @@ import torch
 
 from namap import mapping
 from namap.data import ImageDomain
-from namap.generators import dcgan, freeze
+from namap.generators import freeze, train_generator, training
+from namap.generators.families import dcgan
 from namap.mapping import METHODS
 from namap.training import Run
 
 # A checkpoint after every step, so that most kills fall into one.
-mapping.Run = dcgan.Run = functools.partial(Run, checkpoint_seconds=0)  # pyright: ignore[reportAttributeAccessIssue]
+mapping.Run = training.Run = functools.partial(Run, checkpoint_seconds=0)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def pictures(count: int = 64) -> ImageDomain:
