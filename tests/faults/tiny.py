@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from namap import mapping
+from namap import generators, mapping
 from namap.data import ImageDomain
-from namap.generators import freeze, train_generator, training
+from namap.generators import freeze, training
 from namap.generators.families import dcgan
 from namap.mapping import METHODS
 from namap.training import Run
@@ -29,7 +29,7 @@ def generator() -> dcgan.DCGAN:
 def train_generator(outdir: Path) -> None:
     torch.set_num_threads(1)
     recipe = dcgan.Recipe(latent_dim=4, images=40 * 16, width=4, batch_size=16)
-    train_generator(pictures(), recipe, outdir, precision="fp32", quiet=True)
+    generators.train_generator(pictures(), recipe, outdir, precision="fp32", quiet=True)
 
 
 def fit(method: str, outdir: Path) -> None:
