@@ -24,7 +24,8 @@ import torch
 
 from namap.data import ImageDomain, load_domain
 from namap.evaluation import evaluate_kept, obtain_classifier
-from namap.generators.dcgan import DCGANRecipe, train_dcgan
+from namap.generators import train_generator
+from namap.generators.families import dcgan
 from namap.mapping import VAENAM
 from namap.report import image_grid
 from namap.runs import read_log
@@ -75,9 +76,9 @@ def run(data_root: Path, runs: Path, x_name: str, y_name: str, seed: int, genera
         return json.loads(record.read_text())
     x, x_test = (load_domain(f"{data_root / FILES[x_name]}:x_{split}") for split in ("train", "test"))
     y, y_test = (load_domain(f"{data_root / FILES[y_name]}:x_{split}") for split in ("train", "test"))
-    recipe = DCGANRecipe(latent_dim=LATENT[x_name], seed=generator_seed)
+    recipe = dcgan.Recipe(latent_dim=LATENT[x_name], seed=generator_seed)
     home = runs / f"generator-{x_name}-{generator_seed}"
-    generator = train_dcgan(x, recipe, home)
+    generator = train_generator(x, recipe, home)
     generator_s = read_log(home)[-1]["seconds"]
     mapping = VAENAM(generator, seed=seed).fit(y, place / "mapping")
     judge = obtain_classifier(runs / f"classifier-{x_name}", x, held_out=x_test)

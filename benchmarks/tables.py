@@ -51,6 +51,18 @@ def speed_table() -> str:
     return "\n".join(rows)
 
 
+def matching_table() -> str:
+    result = read("matching")
+    rows = ["| matching | top-1 | top-5 | top-1, test | seconds | peak memory |", "|---|---|---|---|---|---|"]
+    for name, r in result["rows"].items():
+        top = f"**{r['train_top1']:.1%}**" if name.startswith("ours") else f"{r['train_top1']:.1%}"
+        rows.append(
+            f"| {name} | {top} | {r['train_top5']:.1%} | {r['test_top1']:.1%} "
+            f"| {r['seconds']:.0f} | {r['peak_gb']:.1f} GB |"
+        )
+    return "\n".join(rows)
+
+
 def promises_table() -> str:
     rows = ["| tested | cases | held |", "|---|---|---|"]
     outcomes = read("promises")["outcomes"]
@@ -64,7 +76,7 @@ def read(name: str) -> dict:
 def main() -> None:
     text = README.read_text()
     tables = {"results": results_table()}
-    for name, table in (("speed", speed_table), ("promises", promises_table)):
+    for name, table in (("speed", speed_table), ("promises", promises_table), ("matching", matching_table)):
         if (HERE / "results" / f"{name}.json").exists():  # not measured yet: left as it is
             tables[name] = table()
     for marker, table in tables.items():

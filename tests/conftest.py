@@ -5,6 +5,7 @@ from jaxtyping import install_import_hook
 with install_import_hook("namap", "typecheck.check"):
     import namap.cli
     import namap.demo
+    import namap.matching
     import namap.speed  # noqa: F401
 
 import socket

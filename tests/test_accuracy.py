@@ -4,14 +4,15 @@ import pytest
 
 from namap.data import load_domain
 from namap.evaluation import evaluate_kept, train_classifier
-from namap.generators.dcgan import DCGANRecipe, train_dcgan
+from namap.generators import train_generator
+from namap.generators.families import dcgan
 from namap.mapping import VAENAM
 
 
 @pytest.mark.slow
 def test_a_tiny_mapping_keeps_the_digit():
     x = load_domain("embedded:typeset/train")
-    generator = train_dcgan(x, DCGANRecipe(latent_dim=16, images=48_000, width=24), quiet=True)
+    generator = train_generator(x, dcgan.Recipe(latent_dim=16, images=48_000, width=24), quiet=True)
     mapping = VAENAM(generator, images=50_000, encoder_width=24).fit("embedded:handwriting/train", quiet=True)
     judge = train_classifier(x, images=20_000, quiet=True)
     result = evaluate_kept(mapping, load_domain("embedded:handwriting/test"), judge)

@@ -10,7 +10,10 @@ from PIL import Image
 
 from namap import cli
 
-VERBS = ["train-generator", "fit", "translate", "evaluate", "demo", "check-data", "check-generator", "report", "bench"]
+VERBS = [
+    "train-generator", "fit", "translate", "match", "evaluate", "demo", "check-data", "check-generator", "report",
+    "bench", "explore", "train-mapper", "ground",
+]  # fmt: skip
 
 
 def call(monkeypatch, capsys, *arguments: object) -> tuple[int, str, str]:
@@ -191,7 +194,7 @@ def test_dry_run_prints_a_configuration_that_config_reads(models, namap, tmp_pat
         (
             ("fit", "--generator", "{g}", "--data", "embedded:handwriting/test", "--outdir", "o", "--method", "gan"),
             2,
-            "'nam', 'ae' or 'vae'",
+            "'nam', 'ae', 'vae' or 'wae'",
         ),
         (
             ("fit", "--generator", "{g}", "--data", "embedded:handwriting/test", "--outdir", "o", "--loss", "l3"),
@@ -204,7 +207,7 @@ def test_dry_run_prints_a_configuration_that_config_reads(models, namap, tmp_pat
         (("bench", "nothing"), 2, "unknown"),
         (("fit", "--generator", "{g}"), 2, "Missing option"),
         (("check-data", "embedded:handwriting/test", "--sizes", "32"), 2, "No such option"),
-        (("check-generator", "{g}/final/config.json"), 2, "never pickles"),
+        (("check-generator", "{g}/final/config.json"), 2, "neither a TorchScript archive"),
         (("translate", "{m}", "embedded:handwriting/test", "--outdir", "o", "--device", "meta"), 2, "not supported"),
         (("train-generator", "--data", "embedded:typeset/test", "--outdir", "o", "--channels", "2"), 2, "use 1"),
         (("demo", "--outdir", "o", "--extra-fonts", "nope.ttf"), 3, "not a font"),

@@ -2,13 +2,12 @@ import numpy as np
 import pytest
 import torch
 
-from namap.codes import CodeTable
 from namap.data import load_domain
 from namap.errors import StorageError, UsageError
 from namap.generators import DCGAN
 from namap.losses import Reconstruction, l2
 from namap.mapping import AENAM, METHODS, NAM, VAENAM, Mapping
-from namap.networks import EarnedMapper
+from namap.networks import CodeTable, EarnedMapper
 from namap.solving import optimise_codes
 from namap.tensors import from_numpy, random_stream
 

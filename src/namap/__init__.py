@@ -15,22 +15,23 @@ if TYPE_CHECKING:
     from .analogies import Analogies
     from .data import ImageDomain, load_domain
     from .errors import NamapError
-    from .generators import load_generator, wrap_generator
-    from .generators.dcgan import DCGANRecipe, train_dcgan
+    from .generators import load_generator, train_generator, wrap_generator
     from .mapping import AENAM, NAM, VAENAM, Mapping
+    from .matching import Matches, match
 
 _HOMES = {
     "AENAM": "mapping",
     "Analogies": "analogies",
-    "DCGANRecipe": "generators.dcgan",
     "ImageDomain": "data",
     "Mapping": "mapping",
+    "Matches": "matching",
     "NAM": "mapping",
     "NamapError": "errors",
     "VAENAM": "mapping",
     "load_domain": "data",
     "load_generator": "generators",
-    "train_dcgan": "generators.dcgan",
+    "match": "matching",
+    "train_generator": "generators",
     "wrap_generator": "generators",
 }
 
@@ -39,13 +40,14 @@ __all__ = [
     "NAM",
     "VAENAM",
     "Analogies",
-    "DCGANRecipe",
     "ImageDomain",
     "Mapping",
+    "Matches",
     "NamapError",
     "load_domain",
     "load_generator",
-    "train_dcgan",
+    "match",
+    "train_generator",
     "wrap_generator",
 ]
 

@@ -40,7 +40,7 @@ def atomic_directory(target: Path) -> Iterator[Path]:
         try:
             scratch.chmod(0o755)
             yield scratch
-            sums = {p.name: _sha256(p) for p in sorted(scratch.iterdir())}
+            sums = {p.name: file_sha256(p) for p in sorted(scratch.iterdir())}
             write_json(scratch / MANIFEST, {"sha256": sums})
             for path in scratch.iterdir():
                 _flush(path)
@@ -121,7 +121,7 @@ def verify(source: Path) -> None:
         path = source / name
         if Path(name).name != name or path.is_symlink() or not path.is_file():
             raise StorageError(f"{path}: missing, or not a plain file of this directory")
-        if _sha256(path) != expected:
+        if file_sha256(path) != expected:
             raise StorageError(f"{path}: damaged (its sha256 is not the manifest's); restore it or train again")
 
 
@@ -206,7 +206,8 @@ def load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tenso
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
 
 
-def _sha256(path: Path) -> str:
+def file_sha256(path: Path) -> str:
+    """Hexadecimal sha256 of a file's content."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -4,12 +4,35 @@ import json
 import signal
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
-from .console import clear, end, keep_freed_memory, parse_seeds, read_settings, say
+from . import cli_generators, cli_solutions
+from .cli_match import match
+from .console import clear, end, keep_freed_memory, parse_range, parse_seeds, read_settings, say
 from .errors import DataError, Interrupted, NamapError, StorageError, UsageError
+from .options import (
+    AsJson,
+    Debug,
+    Device,
+    DryRun,
+    GivenSpec,
+    ImageRange,
+    Images,
+    LatentDim,
+    Out,
+    Overwrite,
+    Precision,
+    Quiet,
+    Seed,
+    Source,
+    Spatial,
+    Spec,
+    VGGInput,
+    VGGWeights,
+    example,
+)
 
 # What typer's parser raises for every wrong use, wherever this version of typer keeps its copy of click.
 WrongUse: type[Exception] = typer.BadParameter.__mro__[1]
@@ -21,105 +44,40 @@ app = typer.Typer(
     help="Map images of one domain onto another without pairs and without adversarial training of the mapping.",
 )
 
-Out = Annotated[Path, typer.Option("--outdir", help="Directory of the run; the same command goes on there.")]
-Source = Annotated[
-    str,
-    typer.Option("--data", metavar="SRC", help="Folder, file.npz:key, torchvision:NAME/SPLIT or embedded:NAME/SPLIT."),
-]
-Seed = Annotated[int, typer.Option("--seed", min=0, help="Decides initialisation, data order and noise.")]
-Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda[:n].")]
-Precision = Annotated[str, typer.Option("--precision", help="auto, fp32 or bf16.")]
-Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bars.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
-Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved configuration and stop.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Delete what an earlier run left in --outdir.")]
-Images = Annotated[
-    int | None, typer.Option("--images", min=1, help="Training images to see in all; default: the recipe's.")
-]
-VGGWeights = Annotated[
-    Path | None,
-    typer.Option(envvar="NAMAP_VGG_WEIGHTS", help="Local VGG-16 weights (safetensors) for --loss perceptual."),
-]
-VGGInput = Annotated[
-    Literal["torchvision", "caffe"],
-    typer.Option(envvar="NAMAP_VGG_INPUT", help="What these weights expect: torchvision or caffe."),
-]
-
-
-def example(text: str) -> str:
-    """The line under a verb's options."""
-    return f"Example: `{text}`"
-
-
-@app.command("train-generator", epilog=example("namap train-generator --data photos/ --outdir runs/g --latent-dim 100"))
-def train_generator(
-    data: Source,
-    outdir: Out,
-    latent_dim: Annotated[int, typer.Option(min=1, help="d, size of a code.")] = 64,
-    images: Images = None,
-    seed: Seed = 0,
-    size: Annotated[
-        int | None,
-        typer.Option(min=8, help="Side of the images: 32, 64, …; default: the data's, 32 for folders."),
-    ] = None,
-    channels: Annotated[
-        int | None, typer.Option(min=1, max=3, help="1 (grey) or 3 (RGB); default: the data's.")
-    ] = None,
-    width: Annotated[
-        int | None, typer.Option(min=4, help="Channels of the finest scale; doubled at each coarser one.")
-    ] = None,
-    spectral_norm: Annotated[bool, typer.Option(help="Spectral normalisation of the discriminator.")] = False,
-    augment: Annotated[bool, typer.Option(help="Differentiable augmentation, for small data sets.")] = False,
-    noise: Annotated[
-        float | None, typer.Option(min=0, help="Standard deviation of the noise on what the discriminator sees.")
-    ] = None,
-    rate: Annotated[float | None, typer.Option(min=0, help="Adam's learning rate.")] = None,
-    batch_size: Annotated[int | None, typer.Option(min=2)] = None,
-    overwrite: Overwrite = False,
-    dry_run: DryRun = False,
-    device: Device = "auto",
-    precision: Precision = "auto",
-    quiet: Quiet = False,
-    as_json: AsJson = False,
-    debug: Debug = False,
-) -> None:
-    """Train a generator of the domain X."""
-    from .data import load_domain
-    from .generators.dcgan import DCGANRecipe, train_dcgan
-
-    domain = load_domain(data, size, channels)
-    given = {"images": images, "width": width, "noise": noise, "rate": rate, "batch_size": batch_size}
-    given = {name: value for name, value in given.items() if value is not None}
-    recipe = DCGANRecipe(latent_dim=latent_dim, seed=seed, spectral=spectral_norm, augment=augment, **given)
-    if dry_run:
-        return say(
-            {
-                "outdir": str(outdir),
-                "data": data,
-                "size": domain.size,
-                "channels": domain.channels,
-                **vars(recipe),
-            }
-        )
-    clear(outdir, overwrite)
-    train_dcgan(domain, recipe, outdir, device, precision, quiet)
-    say(
-        {"generator": str(outdir), "samples": str(outdir / "samples.png")},
-        as_json,
-        f"generator in {outdir}/final; its samples in {outdir}/samples.png",
-    )
+train_example = example("namap train-generator --data photos/ --outdir runs/g --latent-dim 100")
+app.command("train-generator", epilog=train_example)(cli_generators.train_generator)
+app.command("check-generator", epilog=example("namap check-generator faces.pt"))(cli_generators.check_generator)
+app.command(epilog=example("namap explore runs/map sketch.png --outdir out"))(cli_solutions.explore)
+mapper_example = example("namap train-mapper runs/map --data sketches/ --outdir runs/t")
+app.command("train-mapper", epilog=mapper_example)(cli_solutions.train_mapper)
+ground_example = example("namap ground runs/sketches runs/photos sketches/ --outdir out")
+app.command(epilog=ground_example)(cli_solutions.ground)
+app.command(epilog=example("namap match photos/ sketches/ --outdir out"))(match)
 
 
 @app.command(epilog=example("namap fit --generator runs/g --data sketches/ --outdir runs/map"))
 def fit(
-    generator: Annotated[Path, typer.Option(help="Directory of `namap train-generator`.")],
+    generator: Spec,
     data: Source,
     outdir: Out,
+    latent_dim: LatentDim = None,
+    image_range: ImageRange = "-1,1",
+    spatial: Spatial = None,
     method: Annotated[
-        str | None, typer.Option(help="nam, ae or vae: how a query's code is obtained. Default: vae.")
+        str | None, typer.Option(help="nam, ae, vae or wae: how a query's code is obtained. Default: vae.")
     ] = None,
-    loss: Annotated[str | None, typer.Option(help="appearance, l1, l2 or perceptual. Default: appearance.")] = None,
+    loss: Annotated[
+        str | None, typer.Option(help="appearance, l1, l2, perceptual or gram. Default: appearance.")
+    ] = None,
+    mapper_skip: Annotated[
+        bool | None, typer.Option(help="T adds G(z) to what it makes of it (CRN as published).")
+    ] = None,
+    warp: Annotated[
+        bool | None, typer.Option("--warp", help="A shift, scale and rotation of each query's own, between G and T.")
+    ] = None,
+    query_size: Annotated[
+        int | None, typer.Option(min=8, help="With --warp: side of the queries, where G's images are larger.")
+    ] = None,
     images: Images = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Decides initialisation, data order and noise.")] = None,
     config: Annotated[Path | None, typer.Option(help="YAML file of settings, as --dry-run prints them.")] = None,
@@ -144,9 +102,11 @@ def fit(
     from .mapping import METHODS
     from .recipes import make_recipe
 
-    settings = read_settings(config, set_ or [], method=method, loss=loss, images=images, seed=seed)
+    flags = {"method": method, "loss": loss, "images": images, "seed": seed, "skip": mapper_skip}
+    settings = read_settings(config, set_ or [], **flags, warp=warp, query_size=query_size)
+    span = parse_range(image_range)
     mapping = METHODS[make_recipe(settings).method](
-        load_generator(generator),
+        load_generator(generator, latent_dim=latent_dim, image_range=span, spatial=spatial),
         vgg_weights=vgg_weights,
         vgg_input=vgg_input,
         device=device,
@@ -154,7 +114,7 @@ def fit(
         **settings,
     )
     if dry_run:
-        return say({"generator": str(generator), "data": data, "outdir": str(outdir), **asdict(mapping.recipe)})
+        return say({"generator": generator, "data": data, "outdir": str(outdir), **asdict(mapping.recipe)})
     domain = load_domain(data, mapping.image_size)
     clear(outdir, overwrite)
     mapping.fit(domain, outdir, quiet)
@@ -179,6 +139,7 @@ def translate(
         float, typer.Option(min=0, help="Factor on the noise of further solutions: more is more varied, less faithful.")
     ] = 1.0,
     npz: Annotated[bool, typer.Option(help="One analogies.npz (x, codes, losses) in place of PNGs.")] = False,
+    generator: GivenSpec = None,
     vgg_weights: VGGWeights = None,
     vgg_input: VGGInput = "torchvision",
     seed: Seed = 0,
@@ -193,7 +154,7 @@ def translate(
     from .mapping import Mapping
 
     mapping = Mapping.from_pretrained(
-        model, vgg_weights=vgg_weights, vgg_input=vgg_input, device=device, precision=precision
+        model, generator, vgg_weights=vgg_weights, vgg_input=vgg_input, device=device, precision=precision
     )
     if Path(src).is_dir() and outdir.resolve().is_relative_to(Path(src).resolve()):
         raise UsageError(f"--outdir {outdir}: lies in the folder of the queries; choose another")
@@ -220,6 +181,7 @@ def evaluate(
     train_classifier_on: Annotated[str | None, typer.Option(metavar="SRC", help="Labelled images of X.")] = None,
     solutions: Annotated[int, typer.Option(min=1)] = 1,
     refine: Annotated[int | None, typer.Option(min=0)] = None,
+    generator: GivenSpec = None,
     vgg_weights: VGGWeights = None,
     vgg_input: VGGInput = "torchvision",
     seed: Seed = 0,
@@ -235,7 +197,7 @@ def evaluate(
     from .mapping import Mapping
 
     mapping = Mapping.from_pretrained(
-        model, vgg_weights=vgg_weights, vgg_input=vgg_input, device=device, precision=precision
+        model, generator, vgg_weights=vgg_weights, vgg_input=vgg_input, device=device, precision=precision
     )
     queries = load_domain(src, mapping.image_size, mapping.channels)
     if queries.labels is None:
@@ -308,30 +270,13 @@ def check_data(
     )
 
 
-@app.command("check-generator", epilog=example("namap check-generator runs/g"))
-def check_generator(
-    model: Annotated[Path, typer.Argument(help="Directory of `namap train-generator`.")],
-    as_json: AsJson = False,
-    debug: Debug = False,
-) -> None:
-    """Try a generator: latent size, shape, range, differentiability, independence of the batch."""
-    from .generators import check_generator, load_generator
-
-    generator = load_generator(model)
-    channels, size = check_generator(generator, generator.latent_dim)
-    say(
-        {"latent_dim": generator.latent_dim, "channels": channels, "size": size},
-        as_json,
-        f"sound: codes of {generator.latent_dim} to {channels}x{size}x{size} in [-1, 1], differentiable",
-    )
-
-
 @app.command(epilog=example("namap report runs/map --data y.npz:x_test -o report.html"))
 def report(
     model: Annotated[Path, typer.Argument(help="Directory of `namap fit`.")],
     data: Source,
     output: Annotated[Path, typer.Option("-o", "--output")] = Path("report.html"),
     solutions: Annotated[int, typer.Option(min=1)] = 6,
+    generator: GivenSpec = None,
     vgg_weights: VGGWeights = None,
     vgg_input: VGGInput = "torchvision",
     device: Device = "auto",
@@ -342,7 +287,7 @@ def report(
     from .report import report_run
 
     options = {"vgg_weights": vgg_weights, "vgg_input": vgg_input, "device": device, "precision": precision}
-    report_run(model, data, output, solutions, **options)
+    report_run(model, data, output, solutions, generator=generator, **options)
     typer.echo(f"report in {output}")
 
 

@@ -5,6 +5,7 @@
 | NAM | row of a table of codes | draws from the prior, to be optimised (NAM Eq. 6) |
 | AE-NAM | E(y) | E(y) |
 | VAE-NAM | mu(y) + eps sigma(y) | mu(y), then samples |
+| WAE-NAM | E(y), all of them together distributed as the prior | E(y) |
 
 Starts draw the same noise for every query, so an answer depends on the query and the seed alone.
 """
@@ -17,35 +18,22 @@ from torch import Tensor, nn
 
 from .errors import UsageError
 from .generators.base import prior
-from .losses import kl_divergence
-from .networks import ConvEncoder
+from .losses import kl_divergence, sliced_wasserstein
+from .networks import CodeTable, ConvEncoder
 from .recipes import Recipe
 from .tensors import Codes, Images, random_stream
 
 Starts = Float[Tensor, "b k d"]
 
 
-class CodeTable(nn.Module):
-    """NAM: one code per training query, learnt directly (NAM Eq. 3).
-
-    Gradients are sparse, so that an optimizer with row-wise state leaves the absent rows alone.
-
-    Args:
-        count: number of training queries.
-        latent_dim: d.
-        rng: draws the first codes from N(0, I).
-    """
+class QueryTable(CodeTable):
+    """NAM: one code per training query, learnt directly (NAM Eq. 3)."""
 
     refine: ClassVar[int] = 200  # iterations of Eq. 6 unless told otherwise: a new query has no code before them
 
-    def __init__(self, count: int, latent_dim: int, rng: torch.Generator):
-        super().__init__()
-        self.latent_dim = latent_dim
-        self.table = nn.Embedding(count, latent_dim, sparse=True, _weight=prior(count, latent_dim, rng))
-
     def forward(self, index: Int[Tensor, " b"], y: Images, rng: torch.Generator) -> tuple[Codes, Codes]:
         """The codes of training queries `index`, and 1/2 z^2 of each dimension."""
-        z = self.table(index)
+        z = self.rows(index)
         return z, 0.5 * z.square()
 
     def spread(self, y: Images) -> None:
@@ -90,8 +78,21 @@ class PointEncoder(nn.Module):
             UsageError: more than one is asked for.
         """
         if solutions > 1:
-            raise UsageError(f"method ae gives one solution per query, not {solutions}; use vae or nam for several")
+            raise UsageError(f"this method gives one solution per query, not {solutions}; use vae or nam for several")
         return self.encoder(y)[:, None]
+
+
+class MatchedEncoder(PointEncoder):
+    """WAE-NAM: z = E(y), and the codes of a batch as a whole match the prior (VAE-NAM §5).
+
+    The penalty, in place of the KL term, is the sliced Wasserstein distance of the batch's codes to as many draws.
+    """
+
+    def forward(self, index: Int[Tensor, " b"], y: Images, rng: torch.Generator) -> tuple[Codes, Codes]:
+        """The codes of queries y, and the penalty: the same for every query, an equal share for each dimension."""
+        z = self.encoder(y)
+        penalty = sliced_wasserstein(z, prior(len(z), self.latent_dim, rng), rng)
+        return z, (penalty / self.latent_dim).expand_as(z)
 
 
 class GaussianEncoder(nn.Module):
@@ -134,12 +135,12 @@ class GaussianEncoder(nn.Module):
         return mu[:, None] + noise * (log_var / 2).exp()[:, None]
 
 
-CodeSource = CodeTable | PointEncoder | GaussianEncoder
+CodeSource = QueryTable | PointEncoder | GaussianEncoder
 
 
 def make_codes(recipe: Recipe, channels: int, image_size: int, latent_dim: int, count: int) -> CodeSource:
     """The source of codes of a method, untrained, for `count` queries of this size."""
     if recipe.method == "nam":
-        return CodeTable(count, latent_dim, random_stream(recipe.seed))
-    encoder = PointEncoder if recipe.method == "ae" else GaussianEncoder
-    return encoder(channels, image_size, latent_dim, recipe.encoder_width)
+        return QueryTable(count, latent_dim, random_stream(recipe.seed))
+    encoders = {"ae": PointEncoder, "vae": GaussianEncoder, "wae": MatchedEncoder}
+    return encoders[recipe.method](channels, image_size, latent_dim, recipe.encoder_width)

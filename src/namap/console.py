@@ -17,7 +17,7 @@ PLACES = ("generator", "data", "outdir")  # printed by --dry-run beside the sett
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 LEFT_BY_RUNS = (
     "run.json", "metrics.jsonl", "checkpoints", "final", "samples.png", "skipped.jsonl",
-    "metrics.json", "report.html", "analogies.png", "seed[0-9]*",
+    "metrics.json", "report.html", "analogies.png", "seed[0-9]*", "matches.csv", "analogies.npz",
 )  # fmt: skip
 
 
@@ -42,7 +42,7 @@ def read_settings(config: Path | None, pairs: list[str], **flags: Any) -> dict[s
             settings[key.replace("-", "_")] = yaml.safe_load(value)
         except yaml.YAMLError:
             raise UsageError(f"--set {pair}: {value!r} is not a value") from None
-    return {"method": "vae", **settings, **{k: v for k, v in flags.items() if v is not None}}
+    return {**settings, **{k: v for k, v in flags.items() if v is not None}}
 
 
 def clear(outdir: Path, overwrite: bool) -> None:
@@ -68,6 +68,15 @@ def parse_seeds(text: str) -> list[int]:
     if not all(p.strip().isdecimal() for p in parts):
         raise UsageError(f"--seeds {text}: expected whole numbers, e.g. 0,1,2")
     return [int(p) for p in parts]
+
+
+def parse_range(text: str) -> tuple[float, float]:
+    """`LOW,HIGH` as two numbers."""
+    try:
+        low, high = (float(part) for part in text.split(","))
+    except ValueError:
+        raise UsageError(f"--image-range {text}: expected LOW,HIGH, e.g. 0,1") from None
+    return low, high
 
 
 def say(result: dict[str, Any], as_json: bool = True, text: str = "") -> None:

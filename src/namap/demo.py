@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,8 @@ from .checkpoint import read_json, write_json
 from .data import ImageDomain, load_domain
 from .data.embedded import typeset
 from .evaluation import Kept, evaluate_kept, obtain_classifier
-from .generators.dcgan import DCGANRecipe, train_dcgan
+from .generators import train_generator
+from .generators.families import dcgan
 from .mapping import VAENAM, Mapping
 from .report import (
     Section,
@@ -28,7 +29,7 @@ from .report import (
 from .runs import read_log
 
 # Twelve numbers hold a digit, its face and its pose; a code with more reaches shapes that are no digit.
-GENERATOR = DCGANRecipe(latent_dim=12, images=144_000, width=40, rate=6e-4)
+GENERATOR = dcgan.Recipe(latent_dim=12, images=144_000, width=40, rate=6e-4)
 # Print explains handwriting closely: the KL term can afford more weight than for house numbers, and T is freed early.
 MAPPING = {"images": 128_000, "beta": 3e-3, "freedom": 0.12, "free_rate": 1e-3}
 CLASSIFIER_IMAGES, CLASSIFIER_WIDTH = 48_000, 32
@@ -87,8 +88,8 @@ def _run_seed(
         x = ImageDomain.from_array(*typeset("train", extra_fonts), source="embedded:typeset/train")
         x_test = ImageDomain.from_array(*typeset("test", extra_fonts), source="embedded:typeset/test")
     with clock("generator"):
-        recipe = DCGANRecipe(**{**vars(GENERATOR), "seed": seed})
-        generator = train_dcgan(x, recipe, place / "generator", device, precision, quiet)
+        recipe = replace(GENERATOR, seed=seed)
+        generator = train_generator(x, recipe, place / "generator", device, precision, quiet)
     with clock("mapping"):
         mapping = VAENAM(generator, device=device, precision=precision, seed=seed, **MAPPING)
         mapping.fit("embedded:handwriting/train", place / "mapping", quiet)

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from .checkpoint import digest
-from .codes import CodeSource, CodeTable
+from .codes import CodeSource
 from .data import ImageDomain
 from .generators import Generator, sample
-from .losses import Reconstruction
-from .networks import EarnedMapper, PaperMapper
+from .losses import Reconstruction, appearance_invariant, gram, l1, l2, nothing
+from .networks import CodeTable, EarnedMapper, PaperMapper
 from .recipes import Recipe
 from .tensors import Codes, XImages, autocast, from_numpy, random_stream
 from .training import Batch, Update, late_decay
@@ -51,6 +51,12 @@ def make_optimizers(mapper: nn.Module, codes: CodeSource, recipe: Recipe) -> dic
     return {"networks": torch.optim.Adam(groups, recipe.rate, fused=True)}
 
 
+def make_reconstruction(recipe: Recipe, features: nn.Module | None) -> Reconstruction:
+    """The loss of a recipe; `features` is the network of a perceptual one."""
+    pixel = {"appearance": appearance_invariant, "l1": l1, "l2": l2, "perceptual": l1, "gram": nothing}[recipe.loss]
+    return Reconstruction(pixel, features, gram if recipe.loss == "gram" else None)
+
+
 def features_digest(reconstruction: Reconstruction) -> str | None:
     """What the weights of the perceptual loss's network are; None without one."""
     return None if reconstruction.features is None else digest(reconstruction.features.state_dict())
@@ -78,7 +84,7 @@ class MappingTask:
         self.prior_diversity = samples.std(0).mean().item()
         self.config: dict[str, Any] = {
             "recipe": asdict(recipe),
-            "generator": {**generator.config, "weights": digest(generator.state_dict())},
+            "generator": generator.identity,
             "features": features_digest(reconstruction),
         }
         self.learning_rate = late_decay
@@ -157,11 +163,14 @@ class FeatureCache:
             if not rows:
                 if sum(2 * p[0].numel() for p in part) * len(self.domain) > self.budget_gb * 2**30:
                     return []
-                shapes = [(len(self.domain), *p.shape[1:]) for p in part]
-                rows = [
-                    torch.empty(s, dtype=torch.bfloat16, device=self.device).to(memory_format=torch.channels_last)
-                    for s in shapes
-                ]
+                rows = [_table_like(p, len(self.domain)) for p in part]
             for row, p in zip(rows, part, strict=True):
                 row[start : start + 64] = p
         return rows
+
+
+def _table_like(rows: Tensor, count: int) -> Tensor:
+    """Room for `count` rows of this kind in bfloat16, in the layout of the networks."""
+    layout = torch.channels_last if rows.ndim == 4 else torch.contiguous_format
+    shape = (count, *rows.shape[1:])
+    return torch.empty(shape, dtype=torch.bfloat16, device=rows.device, memory_format=layout)

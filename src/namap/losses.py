@@ -42,6 +42,16 @@ def kl_divergence(mu: Float[Tensor, "b d"], log_var: Float[Tensor, "b d"]) -> Fl
     return 0.5 * (mu.square() + log_var.exp() - 1 - log_var)
 
 
+def sliced_wasserstein(z: Float[Tensor, "b d"], prior: Float[Tensor, "b d"], rng: torch.Generator) -> Float[Tensor, ""]:
+    """Squared 2-Wasserstein distance between two sets of codes, on the mean over 64 random directions.
+
+    In one dimension the best transport pairs the sorted values: mean_k |sort(z theta_k) - sort(prior theta_k)|^2.
+    """
+    directions = torch.randn(z.shape[1], 64, generator=rng, device=z.device)
+    directions = directions / directions.norm(dim=0)
+    return ((z @ directions).sort(0).values - (prior @ directions).sort(0).values).square().mean()
+
+
 def fit_appearance(t: XImages, y: Float[Tensor, "b c h w"]) -> tuple[Float[Tensor, "b c k"], Float[Tensor, "b c"]]:
     """The per-image affine map (A, b) that best explains y by t: ridge least squares in closed form.
 
@@ -74,33 +84,51 @@ def appearance_invariant(t: XImages, y: Images) -> PerSample:
     return residual / (variance + RIDGE)
 
 
+def gram(features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c c"]:
+    """Inner products of the channels, per pixel: style without place (NAM, Shoes2Handbags)."""
+    rows = features.flatten(2)
+    return rows @ rows.mT / rows.shape[2]
+
+
+def nothing(t: Images, y: Images) -> PerSample:
+    """No pixel loss: a style has no place."""
+    return t.new_zeros(len(t), dtype=torch.float32)
+
+
 class Reconstruction(nn.Module):
     """A pixel loss `(t, y) -> [b]` as a module, optionally with perceptual terms (NAM Eq. 4).
 
-        sum_i ||phi_i(t) - phi_i(y)||_1 + pixel(t, y)         with norms taken as means over an image
+        sum_i ||s(phi_i(t)) - s(phi_i(y))||_1 + pixel(t, y)         with norms taken as means over an image
 
     Args:
-        pixel: `l1`, `l2`, `appearance_invariant`, or any function of that shape.
+        pixel: `l1`, `l2`, `appearance_invariant`, `nothing`, or any function of that shape.
         features: a network that maps images to a list of `[b c h w]`, such as `VGGFeatures`; None: pixels only.
+        statistic: s, of each feature map: None for the identity, or `gram`.
     """
 
-    def __init__(self, pixel=l2, features: VGGFeatures | nn.Module | None = None):
+    def __init__(self, pixel=l2, features: VGGFeatures | nn.Module | None = None, statistic=None):
         super().__init__()
         self.pixel = pixel
         self.features = features
+        self.statistic = statistic
+
+    def describe(self, images: XImages) -> list[Tensor]:
+        """s(phi_i(images)), a tensor a level."""
+        if self.features is None:
+            return []
+        levels = self.features(images)
+        return levels if self.statistic is None else [self.statistic(level) for level in levels]
 
     @torch.no_grad()
     def targets(self, y: Images) -> list[Tensor]:
         """phi_i(y): constant in a fit, so computed without a graph, and once per query where a cache holds it."""
-        return [] if self.features is None else self.features(y)
+        return self.describe(y)
 
     def forward(self, t: XImages, y: Images, targets: Sequence[Tensor] | None = None) -> PerSample:
         """The loss of each image; `targets` saves computing phi(y) again."""
         with torch.autocast(y.device.type, enabled=False):  # variances and ridge systems need fp32
             loss = self.pixel(t, y)
-        if self.features is None:
-            return loss
-        for ours, theirs in zip(self.features(t), self.targets(y) if targets is None else targets, strict=True):
+        for ours, theirs in zip(self.describe(t), self.targets(y) if targets is None else targets, strict=True):
             loss = loss + _MeanDistance.apply(ours, theirs)
         return loss
 
@@ -115,10 +143,12 @@ class _MeanDistance(torch.autograd.Function):
     def forward(ctx: FunctionCtx, a: Tensor, b: Tensor) -> Tensor:
         difference = a - b
         ctx.save_for_backward(difference)
-        return difference.abs().mean(1).mean((1, 2), dtype=torch.float32)  # mean(1): the innermost of channels last
+        rows = difference.abs().mean(1)  # the innermost dimension of channels last
+        return rows.flatten(1).mean(1, dtype=torch.float32)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         (difference,) = ctx.saved_tensors
         each = gradient / difference[0].numel()
-        return difference.sign().mul_(each.to(difference.dtype)[:, None, None, None]), None
+        each = each.to(difference.dtype).view(-1, *[1] * (difference.ndim - 1))
+        return difference.sign().mul_(each), None

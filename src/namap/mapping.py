@@ -18,19 +18,26 @@ from .analogies import Analogies
 from .codes import CodeSource, make_codes
 from .data import ImageDomain, load_domain
 from .data.coverage import compare_coverage, shrink
-from .errors import StorageError, UsageError, warn
-from .fitting import FeatureCache, MappingTask, features_digest, make_mapper, make_optimizers
-from .generators import Generator, build_generator, find_model, freeze, sample
-from .losses import Reconstruction, appearance_invariant, fit_appearance, l1, l2, paint
+from .errors import UsageError, warn
+from .fitting import FeatureCache, MappingTask, features_digest, make_mapper, make_optimizers, make_reconstruction
+from .generators import (
+    Generator,
+    WarpedGenerator,
+    WrappedGenerator,
+    device_of,
+    find_model,
+    freeze,
+    recall_generator,
+    sample,
+)
+from .losses import Reconstruction, fit_appearance, paint
 from .networks import VGGFeatures
 from .networks.vgg import Convention
-from .recipes import Method, Recipe, default_recipe, make_recipe
+from .recipes import Method, Recipe, default_recipe, make_recipe, saved_recipe
 from .runs import occupied
 from .solving import optimise_codes
 from .tensors import Images, XImages, autocast, from_numpy, pick_device, pick_precision, place, random_stream, to_uint8
 from .training import Run, identity, train
-
-PIXEL_LOSSES = {"appearance": appearance_invariant, "l1": l1, "l2": l2, "perceptual": l1}
 
 M = TypeVar("M", bound="Mapping")
 
@@ -42,8 +49,8 @@ class Mapping:
 
     Args:
         generator: G, from `load_generator` or `wrap_generator`; put into eval mode and frozen.
-        loss: `appearance`, `l1`, `l2` or `perceptual`.
-        features: network of the perceptual loss, images to a list of `[b c h w]`; None: VGG-16.
+        loss: `appearance`, `l1`, `l2`, `perceptual` or `gram`.
+        features: network of the perceptual losses, images to a list of `[b c h w]`; None: VGG-16.
         vgg_weights: a safetensors file of VGG-16; None: torchvision's ImageNet weights.
         vgg_input: what these weights expect, `torchvision` or `caffe`.
         device: `auto`, `cpu` or `cuda[:n]`.
@@ -79,12 +86,20 @@ class Mapping:
             )
         self.device = pick_device(device)
         self.precision = pick_precision(precision, self.device)
-        self.generator = place(freeze(generator), self.device)
+        home = device_of(generator)
+        freeze(generator).to(self.device)
+        if isinstance(generator, WrappedGenerator) and home not in (None, self.device):
+            generator.check(self.device)  # what its forward makes or keeps beside its weights may not have moved
         if settings.get("method", self.method) != self.method:
             raise UsageError(f"method {settings['method']}: {type(self).__name__} is method {self.method}")
         base = make_recipe({"loss": loss})
         recipe = default_recipe(self.method, base.loss, generator.image_size)
         self.recipe: Recipe = make_recipe({**asdict(recipe), **settings})
+        if self.recipe.query_size and not self.recipe.warp:
+            raise UsageError("setting query_size: only with warp=true, which reduces the generator's images to it")
+        if self.recipe.warp:
+            generator = WarpedGenerator(generator, self.recipe.query_size or generator.image_size)
+        self.generator = place(freeze(generator), self.device)
         self.features = None if features is None else freeze(features)
         self.fitted_features: str | None = None  # digest of the feature network of the fit
         self.vgg = (None if vgg_weights is None else Path(vgg_weights), vgg_input)
@@ -119,15 +134,9 @@ class Mapping:
         self.build(domain.channels, len(domain))
         self.place()
         task = self.make_task(domain)
-        run = Run(
-            recipe.images,
-            recipe.batch_size,
-            recipe.seed,
-            str(self.device),
-            self.precision,
-            quiet=quiet,
-            label=f"fitting {self.method}",
-        )
+        label = f"fitting {self.method}"
+        how = (str(self.device), self.precision)
+        run = Run(recipe.images, recipe.batch_size, recipe.seed, *how, quiet=quiet, label=label)
         home = None if outdir is None else Path(outdir)
         with occupied(home, identity(task, domain, run)) as finished:
             if finished and home is not None:
@@ -167,11 +176,11 @@ class Mapping:
     def make_reconstruction(self) -> Reconstruction:
         """The loss of the recipe, with its feature network where it has one."""
         features = self.features
-        if self.recipe.loss == "perceptual" and features is None:
+        perceptual = self.recipe.loss in ("perceptual", "gram")
+        if perceptual and features is None:
             weights, convention = self.vgg
             features = self.features = VGGFeatures(weights, self.recipe.blocks, convention)
-        wanted = features if self.recipe.loss == "perceptual" else None
-        reconstruction = place(Reconstruction(PIXEL_LOSSES[self.recipe.loss], wanted), self.device)
+        reconstruction = place(make_reconstruction(self.recipe, features if perceptual else None), self.device)
         if self.fitted_features not in (None, features_digest(reconstruction)):
             raise UsageError("this mapping was fitted with other perceptual features; give the same --vgg-weights")
         self.fitted_features = None  # checked once
@@ -242,6 +251,9 @@ class Mapping:
                 self.recipe.beta,
                 spread,
             )
+            if self.recipe.warp:
+                with torch.no_grad():
+                    x = self.generator.picture(z.flatten(0, 1)).unflatten(0, z.shape[:2])
         return to_uint8(x).cpu().numpy(), z.cpu().numpy(), losses.cpu().numpy()
 
     @torch.no_grad()
@@ -301,9 +313,12 @@ class Mapping:
         codes = self.fitted_codes
         tensors = checkpoint.prefixed("mapper", self.mapper.state_dict())
         tensors |= checkpoint.prefixed("codes", codes.state_dict())
-        generator: dict[str, Any] = self.generator.config
-        if generator["kind"] != "foreign":
-            tensors |= checkpoint.prefixed("generator", self.generator.state_dict())
+        own = self.generator.inner if isinstance(self.generator, WarpedGenerator) else self.generator
+        generator: dict[str, Any] = own.config
+        if generator["kind"] == "foreign":  # referred to, not copied
+            generator = {**generator, "weights": own.identity["weights"]}
+        else:
+            tensors |= checkpoint.prefixed("generator", own.state_dict())
         config = {
             "format": "namap-mapping",
             "version": 1,
@@ -315,37 +330,31 @@ class Mapping:
         checkpoint.save_directory(Path(path), tensors, config)
 
     @classmethod
-    def from_pretrained(cls, path: str | Path, generator: Generator | None = None, **options: Any) -> "Mapping":
+    def from_pretrained(
+        cls, path: str | Path, generator: Generator | str | Path | None = None, **options: Any
+    ) -> "Mapping":
         """Load a saved mapping.
 
         Args:
             path: its directory, or the output directory of `namap fit`.
-            generator: needed where the mapping was fitted to a wrapped generator, which is not saved with it.
+            generator: the one of the fit, or where it is: what `load_generator` takes. Needed where the mapping was
+                fitted to a wrapped module, a hub repository, or files that have moved: they are not saved with it.
             **options: device, precision, features, vgg_weights, vgg_input, as in the constructor.
 
         Raises:
-            UsageError: nothing there, another method than this class, or the generator is missing.
-            StorageError: damaged files.
+            UsageError: nothing there, another method than this class, or the generator is missing or another.
+            StorageError: damaged files, or files of the generator that have changed since the fit.
         """
         source = find_model(path)
         tensors, config = checkpoint.load_directory(source)
         if config.get("format") != "namap-mapping":
             raise UsageError(f"{source}: holds a {config.get('format', 'foreign model')}, not a mapping")
-        recipe = _saved_recipe(config, source)
+        recipe = saved_recipe(config, source)
         kind = METHODS[recipe.method]
         if not issubclass(kind, cls):
             raise UsageError(f"{source}: holds a {kind.__name__}, not a {cls.__name__}; load it with {kind.__name__}")
-        saved = config["generator"]
-        if generator is None:
-            if saved.get("kind") == "foreign":
-                raise UsageError(f"{source}: was fitted to a wrapped generator; pass the same one as generator=")
-            generator = build_generator(saved, source)
-            checkpoint.load_weights(generator, checkpoint.without_prefix("generator", tensors), source)
-        for key in ("latent_dim", "image_size", "channels"):
-            if getattr(generator, key) != saved.get(key):
-                raise UsageError(
-                    f"{source}: expects {key} {saved.get(key)}, the generator has {getattr(generator, key)}"
-                )
+        weights = checkpoint.without_prefix("generator", tensors)
+        generator = recall_generator(config["generator"], weights, source, generator)
         mapping = kind(generator, **options, **asdict(recipe))
         with torch.device("meta"):
             table = tensors.get("codes.table.weight", torch.empty(0))
@@ -360,18 +369,6 @@ class Mapping:
         checkpoint.load_weights(self.fitted_codes, checkpoint.without_prefix("codes", tensors), source)
         self.place()
         self.eval()
-
-
-def _saved_recipe(config: dict[str, Any], source: Path) -> Recipe:
-    """The recipe of a saved mapping, whose configuration is checked: it may come from a stranger."""
-    if not isinstance(config.get("recipe"), dict) or not isinstance(config.get("generator"), dict):
-        raise StorageError(f"{source}: holds no configuration of a recipe and a generator")
-    if type(config.get("channels")) is not int or config["channels"] not in (1, 3):
-        raise StorageError(f"{source}: channels {config.get('channels')!r} is not 1 or 3")
-    try:
-        return make_recipe(config["recipe"])
-    except UsageError as error:
-        raise StorageError(f"{source}: {error}") from None
 
 
 class NAM(Mapping):
@@ -392,4 +389,10 @@ class VAENAM(Mapping):
     method = "vae"
 
 
-METHODS: dict[str, type[Mapping]] = {c.method: c for c in (NAM, AENAM, VAENAM)}
+class WAENAM(Mapping):
+    """A deterministic encoder whose codes match the prior as a whole, by sliced Wasserstein distance (VAE-NAM §5)."""
+
+    method = "wae"
+
+
+METHODS: dict[str, type[Mapping]] = {c.method: c for c in (NAM, AENAM, VAENAM, WAENAM)}

@@ -1,15 +1,16 @@
 """Every number of a fit, as one frozen record; recipes are functions that return one."""
 
-import difflib
+from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
-from .errors import UsageError
+from .errors import StorageError, UsageError
+from .settings import make_settings
 
-Method = Literal["nam", "ae", "vae"]
-Loss = Literal["appearance", "l1", "l2", "perceptual"]
+Method = Literal["nam", "ae", "vae", "wae"]
+Loss = Literal["appearance", "l1", "l2", "perceptual", "gram"]
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
@@ -17,16 +18,17 @@ class Recipe:
     """How a mapping is fitted.
 
     Attributes:
-        method: how z_y is obtained: `nam` (code table), `ae` or `vae` (encoder).
-        loss: reconstruction: `appearance`, `l1`, `l2`, or `perceptual` (VGG blocks and L1 of pixels).
+        method: how z_y is obtained: `nam` (code table), `ae`, `vae` or `wae` (encoder).
+        loss: reconstruction: `appearance`, `l1`, `l2`, `perceptual` (VGG blocks and L1 of pixels), or `gram` (inner
+            products of the channels of VGG blocks).
         images: training images to see in all.
         batch_size: images of one step.
         seed: of the initialisation, the order of the data and the noise.
-        beta: weight of the KL term (for `nam` and `ae`, of 1/2 ||z||^2).
+        beta: weight of the KL term (for `nam` and `ae`, of 1/2 ||z||^2; for `wae`, of the distance to the prior).
         warmup: share of the run with a KL weight of a thousandth of beta.
         mapper: `earned` (identity first, freed later) or `crn` (as published).
         filters: F of the CRN: 4F, 3F, 2F, F filters at its scales.
-        skip: T adds G(z) to the CRN's output (mapper `crn`).
+        skip: T adds G(z) to the CRN's output (an `earned` mapper always does).
         freedom: share of the run after which an `earned` mapper's CRN is freed.
         rate: Adam's learning rate of E, and of T's local part.
         free_rate: of the CRN in an `earned` mapper.
@@ -35,28 +37,32 @@ class Recipe:
         queries: how many training queries NAM draws at random (0: all).
         blocks: VGG blocks of the perceptual loss.
         feature_cache_gb: budget for the cached phi(y) of all queries; recomputed each step where it does not fit.
+        warp: a spatial transformer between G and T, with a shift, scale and rotation of each query's own.
+        query_size: side of the queries under `warp`, where G's images are larger (0: the same).
         query_scale: queries are shrunk about their centre by this factor before anything else.
     """
 
     method: Method = "vae"
     loss: Loss = "appearance"
-    images: int = Field(256_000, ge=1)
-    batch_size: int = Field(128, ge=2)
-    seed: int = Field(0, ge=0)
-    beta: float = Field(1e-3, ge=0)
-    warmup: float = Field(0.13, ge=0, le=1)
+    images: int = Field(default=256_000, ge=1)
+    batch_size: int = Field(default=128, ge=2)
+    seed: int = Field(default=0, ge=0)
+    beta: float = Field(default=1e-3, ge=0)
+    warmup: float = Field(default=0.13, ge=0, le=1)
     mapper: Literal["earned", "crn"] = "earned"
-    filters: int = Field(8, ge=1, le=512)
+    filters: int = Field(default=8, ge=1, le=512)
     skip: bool = False
-    freedom: float = Field(0.6, ge=0, le=1)
-    rate: float = Field(3e-3, gt=0)
-    free_rate: float = Field(3e-4, gt=0)
-    code_rate: float = Field(0.03, gt=0)
-    encoder_width: int = Field(64, ge=1, le=2048)
-    queries: int = Field(0, ge=0)
-    blocks: int = Field(3, ge=1, le=5)
-    feature_cache_gb: float = Field(2.0, ge=0)
-    query_scale: float = Field(1.0, gt=0.1, le=1)
+    freedom: float = Field(default=0.6, ge=0, le=1)
+    rate: float = Field(default=3e-3, gt=0)
+    free_rate: float = Field(default=3e-4, gt=0)
+    code_rate: float = Field(default=0.03, gt=0)
+    encoder_width: int = Field(default=64, ge=1, le=2048)
+    queries: int = Field(default=0, ge=0)
+    blocks: int = Field(default=3, ge=1, le=5)
+    feature_cache_gb: float = Field(default=2.0, ge=0)
+    warp: bool = False
+    query_size: int = Field(default=0, ge=0, le=4096)
+    query_scale: float = Field(default=1.0, gt=0.1, le=1)
 
 
 def default_recipe(method: Method = "vae", loss: Loss = "appearance", image_size: int = 32) -> Recipe:
@@ -66,8 +72,8 @@ def default_recipe(method: Method = "vae", loss: Loss = "appearance", image_size
     for 32 pixels and 32 above; NAM learns 2000 queries, T at 1e-3 and codes at 0.03 (NAM §3.6).
     """
     nam = {"rate": 1e-3, "queries": 2000, "beta": 0.0} if method == "nam" else {}
-    ae = {"beta": 0.0} if method == "ae" else {}
-    paper = {} if loss == "appearance" else {"mapper": "crn"}
+    ae = {"ae": {"beta": 0.0}, "wae": {"beta": 0.1}}.get(method, {})
+    paper = {} if loss == "appearance" else {"mapper": "crn", "skip": loss == "gram"}
     size = {"filters": 8, "blocks": 3, "encoder_width": 32} if image_size <= 32 else {"filters": 32, "blocks": 4}
     return make_recipe({"method": method, "loss": loss, **paper, **nam, **ae, **size})
 
@@ -82,17 +88,16 @@ def make_recipe(values: dict[str, Any]) -> Recipe:
     Traceback (most recent call last):
     namap.errors.UsageError: unknown setting 'batch_sise'; did you mean 'batch_size'?
     """
-    known = Recipe.__dataclass_fields__
-    for key in values:
-        if key not in known:
-            near = difflib.get_close_matches(key, known, 1, 0.5)
-            raise UsageError(
-                f"unknown setting {key!r}; " + (f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}")
-            )
+    return make_settings(Recipe, values)
+
+
+def saved_recipe(config: dict[str, Any], source: Path) -> Recipe:
+    """The recipe of a saved mapping, whose configuration is checked: it may come from a stranger."""
+    if not isinstance(config.get("recipe"), dict) or not isinstance(config.get("generator"), dict):
+        raise StorageError(f"{source}: holds no configuration of a recipe and a generator")
+    if type(config.get("channels")) is not int or config["channels"] not in (1, 3):
+        raise StorageError(f"{source}: channels {config.get('channels')!r} is not 1 or 3")
     try:
-        return TypeAdapter(Recipe).validate_python(values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise UsageError(
-            f"setting {'.'.join(map(str, first['loc']))}: {first['msg']}, found {first['input']!r}"
-        ) from None
+        return make_recipe(config["recipe"])
+    except UsageError as error:
+        raise StorageError(f"{source}: {error}") from None

@@ -10,6 +10,7 @@ from .losses import Reconstruction
 from .tensors import Images, random_stream
 
 
+@torch.enable_grad()
 def optimise_codes(
     generator: nn.Module,
     mapper: nn.Module,

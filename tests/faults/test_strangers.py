@@ -34,7 +34,7 @@ def model(tmp_path_factory) -> Path:
 def reseal(folder: Path) -> None:
     """Make the manifest fit again, as an attacker would."""
     files = [p for p in folder.iterdir() if p.name != checkpoint.MANIFEST and p.is_file()]
-    checkpoint.write_json(folder / checkpoint.MANIFEST, {"sha256": {p.name: checkpoint._sha256(p) for p in files}})
+    checkpoint.write_json(folder / checkpoint.MANIFEST, {"sha256": {p.name: checkpoint.file_sha256(p) for p in files}})
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json", "manifest.json"])
@@ -103,7 +103,7 @@ def test_a_manifest_that_points_out_of_the_directory(model, tmp_path, name):
     folder = shutil.copytree(model, tmp_path / "m")
     (tmp_path / "outside").write_text("secret")
     manifest = checkpoint.read_json(folder / "manifest.json")
-    manifest["sha256"][name] = checkpoint._sha256(tmp_path / "outside")
+    manifest["sha256"][name] = checkpoint.file_sha256(tmp_path / "outside")
     checkpoint.write_json(folder / "manifest.json", manifest)
     with pytest.raises(StorageError, match="plain file"):
         checkpoint.load_directory(folder)

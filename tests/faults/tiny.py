@@ -6,14 +6,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from namap import mapping
+from namap import generators, mapping
 from namap.data import ImageDomain
-from namap.generators import dcgan, freeze
+from namap.generators import freeze, training
+from namap.generators.families import dcgan
 from namap.mapping import METHODS
 from namap.training import Run
 
 # A checkpoint after every step, so that most kills fall into one.
-mapping.Run = dcgan.Run = functools.partial(Run, checkpoint_seconds=0)  # pyright: ignore[reportAttributeAccessIssue]
+mapping.Run = training.Run = functools.partial(Run, checkpoint_seconds=0)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def pictures(count: int = 64) -> ImageDomain:
@@ -27,8 +28,8 @@ def generator() -> dcgan.DCGAN:
 
 def train_generator(outdir: Path) -> None:
     torch.set_num_threads(1)
-    recipe = dcgan.DCGANRecipe(latent_dim=4, images=40 * 16, width=4, batch_size=16)
-    dcgan.train_dcgan(pictures(), recipe, outdir, precision="fp32", quiet=True)
+    recipe = dcgan.Recipe(latent_dim=4, images=40 * 16, width=4, batch_size=16)
+    generators.train_generator(pictures(), recipe, outdir, precision="fp32", quiet=True)
 
 
 def fit(method: str, outdir: Path) -> None:

@@ -30,6 +30,7 @@ class ImageDomain:
         labels: one integer per image, or None.
         names: unique stems, safe as file names; results for image i are named `names[i]`.
         skipped: (path, reason) of every file that could not be read.
+        files: path of every image within its folder; empty for arrays.
     """
 
     images: UInt8[np.ndarray, "n c h w"]
@@ -37,6 +38,7 @@ class ImageDomain:
     names: list[str]
     source: str = "array"
     skipped: list[tuple[str, str]] = field(default_factory=list)
+    files: list[str] = field(default_factory=list)
 
     @classmethod
     def from_array(cls, images: np.ndarray, labels: np.ndarray | None = None, source: str = "array") -> "ImageDomain":
@@ -89,7 +91,8 @@ class ImageDomain:
         """The images at `index`, in that order."""
         names = np.asarray(self.names, dtype=object)[index].tolist()
         labels = None if self.labels is None else self.labels[index]
-        return replace(self, images=self.images[index], labels=labels, names=names)
+        files = np.asarray(self.files, dtype=object)[index].tolist() if self.files else []
+        return replace(self, images=self.images[index], labels=labels, names=names, files=files)
 
     def resized(self, size: int | None = None, channels: int | None = None) -> "ImageDomain":
         """This domain at another side (antialiased) or number of channels (luminance, or grey repeated)."""
@@ -192,7 +195,8 @@ def _load_folder(folder: Path, size: int, channels: int | None) -> ImageDomain:
     if channels is None and (images == images[:, :1]).all():
         images = np.ascontiguousarray(images[:, :1])
     relative = [p.relative_to(folder) for p, _ in kept]
-    return ImageDomain(images, _folder_labels(relative), unique_names(relative), str(folder), skipped)
+    files = [p.as_posix() for p in relative]
+    return ImageDomain(images, _folder_labels(relative), unique_names(relative), str(folder), skipped, files)
 
 
 def _folder_labels(paths: list[Path]) -> np.ndarray | None:

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ..checkpoint import digest
 from ..errors import UsageError
 from ..tensors import Codes, Images
 
@@ -26,9 +27,18 @@ class Generator(nn.Module):
     image_size: int
     config: dict[str, Any]
 
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What a run or a mapping belongs to: the configuration and a digest of the weights."""
+        return {**self.config, "weights": digest(self.state_dict())}
+
     def forward(self, z: Codes) -> Images:
         """Map codes to images in [-1, 1]."""
         raise NotImplementedError
+
+    def picture(self, z: Codes) -> Images:
+        """The analogy to show, where it is not the image that T sees."""
+        return self(z)
 
 
 M = TypeVar("M", bound=nn.Module)
@@ -36,7 +46,9 @@ M = TypeVar("M", bound=nn.Module)
 
 def freeze(module: M) -> M:
     """Eval mode and no gradients for its weights; gradients still flow through to its input."""
-    return module.requires_grad_(False).eval()
+    for p in module.parameters():  # a TorchScript module has no requires_grad_ of its own
+        p.requires_grad_(False)
+    return module.eval()
 
 
 def prior(count: int, latent_dim: int, rng: torch.Generator) -> Codes:
@@ -68,11 +80,17 @@ def check_generator(
     z = torch.randn(8, latent_dim, generator=torch.Generator().manual_seed(0)).to(device).requires_grad_()
     try:
         images = module(z)
+    except UsageError:
+        raise
     except Exception as error:  # a foreign module may raise anything; the cause is named
-        reason = str(error).strip().split("\n")[0]
+        lines = str(error).strip().split("\n")
+        reason = lines[-1 if "TorchScript" in lines[0] else 0]  # TorchScript puts the cause under its traceback
         raise UsageError(
-            f"generator: codes of shape [8, {latent_dim}] are refused ({reason}); check latent_dim"
+            f"generator: codes of shape [8, {latent_dim}] are refused on {z.device} ({reason}); "
+            "check latent_dim (--latent-dim)"
         ) from error
+    if isinstance(images, (list, tuple)):
+        raise UsageError("generator: expected one tensor, found several images; pick one with stage=…, or wrap it")
     if not isinstance(images, Tensor):
         raise UsageError(f"generator: expected one tensor, found {type(images).__name__}; wrap it to return the image")
     shape = tuple(images.shape)
@@ -97,7 +115,9 @@ def _check_values(images: Float[Tensor, "b c h w"], image_range: tuple[float, fl
     slack = 0.02 * (high - low)
     if least < low - slack or most > high + slack:
         found = f"[{least:.2f}, {most:.2f}]"
-        raise UsageError(f"generator: expected values in [{low:g}, {high:g}], found {found}; set image_range")
+        raise UsageError(
+            f"generator: expected values in [{low:g}, {high:g}], found {found}; set image_range (--image-range)"
+        )
     if (most - least) < 0.1 * (high - low):
         raise UsageError(
             f"generator: all values lie in [{least:.2f}, {most:.2f}], a tenth of the range; set image_range"

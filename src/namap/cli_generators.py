@@ -1,0 +1,128 @@
+"""The verbs of generators: train one, try one. `cli` puts them on the command line."""
+
+from typing import Annotated
+
+import typer
+
+from .console import clear, parse_range, read_settings, say
+from .options import (
+    AsJson,
+    Debug,
+    Device,
+    DryRun,
+    ImageRange,
+    Images,
+    LatentDim,
+    Out,
+    Overwrite,
+    Precision,
+    Quiet,
+    Seed,
+    Source,
+    Spatial,
+)
+
+
+def train_generator(
+    data: Source,
+    outdir: Out,
+    latent_dim: Annotated[int, typer.Option(min=1, help="d, size of a code.")] = 64,
+    images: Images = None,
+    seed: Seed = 0,
+    size: Annotated[
+        int | None,
+        typer.Option(min=8, help="Side of the images: 32, 64, …; default: the data's, 32 for folders."),
+    ] = None,
+    channels: Annotated[
+        int | None, typer.Option(min=1, max=3, help="1 (grey) or 3 (RGB); default: the data's.")
+    ] = None,
+    width: Annotated[
+        int | None, typer.Option(min=4, help="Channels of the finest scale; doubled at each coarser one.")
+    ] = None,
+    arch: Annotated[str, typer.Option(help="dcgan, vae, glo, progressive or stack.")] = "dcgan",
+    rate: Annotated[float | None, typer.Option(min=0, help="Adam's learning rate.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=2)] = None,
+    spectral_norm: Annotated[
+        bool | None, typer.Option("--spectral-norm", help="dcgan: spectral normalisation of the discriminator.")
+    ] = None,
+    augment: Annotated[
+        bool | None, typer.Option("--augment", help="dcgan, progressive, stack: differentiable augmentation.")
+    ] = None,
+    noise: Annotated[
+        float | None,
+        typer.Option(min=0, help="dcgan, progressive, stack: deviation of the noise on what the discriminator sees."),
+    ] = None,
+    beta: Annotated[float | None, typer.Option(min=0, help="vae: weight of the KL term.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any setting; may be repeated.")
+    ] = None,
+    overwrite: Overwrite = False,
+    dry_run: DryRun = False,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Train a generator of the domain X."""
+    from .data import load_domain
+    from .generators import find_family, train_generator
+    from .settings import make_settings
+
+    settings = read_settings(
+        None,
+        set_ or [],
+        latent_dim=latent_dim,
+        images=images,
+        seed=seed,
+        width=width,
+        rate=rate,
+        batch_size=batch_size,
+        spectral_norm=spectral_norm,
+        augment=augment,
+        noise=noise,
+        beta=beta,
+    )
+    recipe = make_settings(find_family(arch), settings, arch)
+    domain = load_domain(data, size, channels)
+    if dry_run:
+        return say(
+            {
+                "arch": arch,
+                "outdir": str(outdir),
+                "data": data,
+                "size": domain.size,
+                "channels": domain.channels,
+                **vars(recipe),
+            }
+        )
+    clear(outdir, overwrite)
+    train_generator(domain, recipe, outdir, device, precision, quiet)
+    say(
+        {"generator": str(outdir), "samples": str(outdir / "samples.png")},
+        as_json,
+        f"generator in {outdir}/final; its samples in {outdir}/samples.png",
+    )
+
+
+def check_generator(
+    spec: Annotated[
+        str, typer.Argument(metavar="SPEC", help="Directory, file, diffusers:DIRECTORY or hub:REPO:NAME; as for fit.")
+    ],
+    latent_dim: LatentDim = None,
+    image_range: ImageRange = "-1,1",
+    spatial: Spatial = None,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Try a generator: latent size, shape, range, differentiability, independence of the batch."""
+    from .generators import check_generator, load_generator
+
+    span = parse_range(image_range)
+    generator = load_generator(spec, latent_dim=latent_dim, image_range=span, spatial=spatial)
+    channels, size = check_generator(generator, generator.latent_dim)
+    say(
+        {"latent_dim": generator.latent_dim, "channels": channels, "size": size},
+        as_json,
+        f"sound: codes of {generator.latent_dim} to {channels}x{size}x{size} in [-1, 1], differentiable",
+    )

@@ -1,0 +1,186 @@
+"""The space of solutions of one query (NAM §3.5, VAE-NAM §3.4): samples, directions, segments."""
+
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.utils import make_grid
+
+from .checkpoint import atomic_file, storage_errors, write_json
+from .codes import GaussianEncoder
+from .data import ImageDomain
+from .data.images import to_picture
+from .errors import UsageError
+from .losses import Reconstruction, l1
+from .mapping import Mapping
+from .tensors import Codes, Images, autocast, from_numpy, to_uint8
+
+STEPS = (-2.0, -1.0, 0.0, 1.0, 2.0)  # along a direction, in standard deviations
+
+
+@dataclass(frozen=True)
+class Exploration:
+    """What one query can be mapped to.
+
+    Attributes:
+        query: y, `[1 c h w]`.
+        solutions: the analogies, `[k c h w]`, the first one first.
+        codes: theirs, `[k d]`.
+        directions: analogies along the directions of largest spread, `[m 5 c h w]`, in steps of a deviation.
+        segment: analogies on the segment between the two solutions that differ most, `[s c h w]`.
+        diversity: mean distance between two solutions.
+        fidelity: mean reconstruction loss of the solutions; of `direction_losses` and `segment_losses` likewise.
+        distance: what `diversity` is measured in: `perceptual` (VGG features) or `pixels` (mean absolute, of [-1, 1]).
+    """
+
+    query: Images
+    solutions: Images
+    codes: Codes
+    directions: Float[Tensor, "m s c h w"]
+    segment: Images
+    diversity: float
+    fidelity: float
+    direction_losses: list[list[float]]
+    segment_losses: list[float]
+    distance: str
+
+    def summary(self) -> dict[str, Any]:
+        """The numbers, for JSON."""
+        names = ("diversity", "distance", "fidelity", "direction_losses", "segment_losses")
+        return {"solutions": len(self.solutions), **{name: getattr(self, name) for name in names}}
+
+    def rows(self) -> list[list[Images]]:
+        """The sheet: query and solutions, a row a direction, the segment; every entry `[1 c h w]`."""
+        sheet = [[self.query, *self.solutions.split(1)]]
+        sheet += [list(row.split(1)) for row in self.directions]
+        return [*sheet, list(self.segment.split(1))]
+
+
+@torch.no_grad()
+def explore(
+    mapping: Mapping,
+    query: ImageDomain,
+    solutions: int = 8,
+    directions: int = 4,
+    seed: int = 0,
+    temperature: float = 1.0,
+    features: nn.Module | None = None,
+) -> Exploration:
+    """Walk through the solutions of one query.
+
+    VAE-NAM: along the axes of largest sigma(y), from mu(y). NAM: along the principal directions of the codes that
+    several starts found, from the best of them. In both: along the segment between the two most different solutions.
+
+    Args:
+        mapping: fitted with `vae` or `nam`; the other methods have one solution.
+        query: a domain of one image.
+        solutions: k, at least 2.
+        directions: m.
+        seed: of samples and starts.
+        temperature: factor on their noise.
+        features: network of the perceptual distance; None: pixels.
+
+    Raises:
+        UsageError: a method with one solution, or more than one query.
+    """
+    if len(query) != 1 or solutions < 2:
+        raise UsageError(f"explore: needs one query and at least 2 solutions, found {len(query)} and {solutions}")
+    domain = mapping.prepare_queries(query)
+    _, found, _ = mapping.solve(domain.images, solutions, seed=seed, temperature=temperature)
+    codes = torch.from_numpy(found[0]).to(mapping.device)
+    y = from_numpy(domain.images, mapping.device)
+    centre, axes = _spread(mapping, y, codes, directions)
+    steps = torch.tensor(STEPS, device=codes.device)
+    lines = centre + steps[None, :, None] * axes[:, None]
+    distances = _distances(_picture(mapping, codes), features)
+    a, b = max(combinations(range(solutions), 2), key=lambda pair: distances[pair])
+    shares = torch.linspace(0, 1, solutions + 1, device=codes.device)[:, None]
+    segment = (1 - shares) * codes[a] + shares * codes[b]
+    upper = torch.triu_indices(solutions, solutions, 1)
+    return Exploration(
+        query=y.cpu(),
+        solutions=_picture(mapping, codes).cpu(),
+        codes=codes.cpu(),
+        directions=_picture(mapping, lines.flatten(0, 1)).unflatten(0, lines.shape[:2]).cpu(),
+        segment=_picture(mapping, segment).cpu(),
+        diversity=distances[upper[0], upper[1]].mean().item(),
+        fidelity=_losses(mapping, y, codes).mean().item(),
+        direction_losses=[[round(v, 5) for v in _losses(mapping, y, line).tolist()] for line in lines],
+        segment_losses=[round(v, 5) for v in _losses(mapping, y, segment).tolist()],
+        distance="pixels" if features is None else "perceptual",
+    )
+
+
+def _spread(mapping: Mapping, y: Images, codes: Codes, count: int) -> tuple[Codes, Codes]:
+    """Where a walk starts, `[1 d]`, and a deviation along each direction, `[m d]`."""
+    source = mapping.fitted_codes
+    if isinstance(source, GaussianEncoder):
+        mu, log_var = source.distribution(y)
+        sigma = (log_var[0] / 2).exp()
+        chosen = sigma.topk(min(count, len(sigma))).indices
+        return mu, torch.diag(sigma)[chosen]
+    if mapping.method != "nam":
+        raise UsageError(f"explore: method {mapping.method} gives one solution per query; use vae or nam")
+    best = _losses(mapping, y, codes).argmin()
+    _, values, vectors = torch.linalg.svd(codes - codes.mean(0), full_matrices=False)
+    deviations = values / (len(codes) - 1) ** 0.5
+    return codes[best : best + 1], (deviations[:, None] * vectors)[:count]
+
+
+def _picture(mapping: Mapping, codes: Codes) -> Images:
+    with autocast(mapping.device, mapping.precision):
+        return mapping.generator.picture(codes).float()
+
+
+def _losses(mapping: Mapping, y: Images, codes: Codes) -> Float[Tensor, "n"]:
+    with autocast(mapping.device, mapping.precision):
+        t = mapping.mapper(mapping.generator(codes))
+        return mapping.make_reconstruction()(t, y.expand(len(codes), -1, -1, -1))
+
+
+def _distances(images: Images, features: nn.Module | None) -> Float[Tensor, "k k"]:
+    """Distance of every pair: NAM's Eq. 4 between pictures, or their mean absolute difference."""
+    compare = Reconstruction(l1, features)
+    found = torch.zeros(len(images), len(images), device=images.device)
+    for i, j in combinations(range(len(images)), 2):
+        found[i, j] = found[j, i] = compare(images[i : i + 1], images[j : j + 1])[0]
+    return found
+
+
+def one_query(domain: ImageDomain, position: int) -> ImageDomain:
+    """The domain that holds only image number `position`.
+
+    Raises:
+        UsageError: there is no such image.
+    """
+    if not 0 <= position < len(domain):
+        raise UsageError(f"query {position}: {domain.source} holds {len(domain)} images, counted from 0")
+    return domain.subset(np.array([position]))
+
+
+def save_exploration(found: Exploration, outdir: str | Path) -> None:
+    """Write `explore.png`, the sheet, and `explore.json`, the numbers.
+
+    Rows of the sheet: the query and its solutions; a row for each direction; the segment.
+    """
+    folder = Path(outdir)
+    rows = found.rows()
+    width = max(len(row) for row in rows)
+    side = found.solutions.shape[-1]
+    blank = torch.ones(1, 3, side, side)
+    tiles = []
+    for row in rows:
+        scaled = [F.interpolate(x, size=(side, side), mode="nearest").expand(-1, 3, -1, -1) for x in row]
+        tiles += [*scaled, *[blank] * (width - len(row))]
+    sheet = make_grid(to_uint8(torch.cat(tiles)), nrow=width, padding=2, pad_value=255)
+    with storage_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with atomic_file(folder / "explore.png") as file:
+            to_picture(sheet.numpy()).save(file, "PNG")
+        write_json(folder / "explore.json", found.summary())

@@ -1,0 +1,186 @@
+"""Training of any family of generators: one recipe with two methods is all that a family adds.
+
+A family is a module of `generators/families` with a class `Recipe`: its fields are the settings, `build` makes the
+networks, `losses` yields what they minimise. The result is the average of the weights of the one called `generator`.
+"""
+
+import copy
+import pkgutil
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from importlib import import_module
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+from torch import nn
+from torchvision.io import write_png
+from torchvision.utils import make_grid
+
+from .. import checkpoint
+from ..data import ImageDomain, load_domain
+from ..errors import UsageError
+from ..networks import CodeTable
+from ..runs import occupied
+from ..settings import make_settings
+from ..tensors import pick_device, place, random_stream, to_uint8
+from ..training import Batch, Run, Update, follow, identity, late_decay, train
+from . import families
+from .base import Generator, freeze, sample
+
+
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+class GeneratorRecipe:
+    """How a generator is trained: what all families share.
+
+    Attributes:
+        latent_dim: d.
+        images: training images to see in all.
+        seed: of weights, order and noise.
+        width: channels of the widest scale.
+        batch_size: images of one step.
+        rate: Adam's learning rate, decayed over the second half.
+    """
+
+    latent_dim: int = Field(default=64, ge=1)
+    images: int = Field(default=400_000, ge=1)
+    seed: int = Field(default=0, ge=0)
+    width: int = Field(default=48, ge=4, le=2048)
+    batch_size: int = Field(default=64, ge=2)
+    rate: float = Field(default=4e-4, gt=0)
+
+    generator: ClassVar[type[Generator]]  # what is saved and loaded
+    betas: ClassVar[tuple[float, float]] = (0.9, 0.999)
+
+    def build(self, domain: ImageDomain) -> dict[str, nn.Module]:
+        """The networks, untrained; the one called `generator` is a `Generator`."""
+        raise NotImplementedError
+
+    def losses(self, nets: Mapping[str, nn.Module], batch: Batch) -> Iterator[Update]:
+        """What one step minimises; an update names the networks that it moves."""
+        raise NotImplementedError
+
+    def finish(self, generator: Generator, nets: Mapping[str, nn.Module]) -> None:
+        """Whatever the averaged generator needs once training has ended."""
+
+    def concern(self, row: dict[str, float]) -> str:
+        """What looks wrong in a logged row; '' if nothing does."""
+        return ""
+
+    def optimizer(self, net: nn.Module) -> torch.optim.Optimizer:
+        """Adam; row by row for a table of codes."""
+        if isinstance(net, CodeTable):
+            return torch.optim.SparseAdam(list(net.parameters()), 0.03)
+        return torch.optim.Adam(net.parameters(), self.rate, self.betas, fused=True)
+
+
+class GeneratorTask:
+    """A recipe's networks with their optimizers, and the average of the generator's weights."""
+
+    def __init__(self, recipe: GeneratorRecipe, domain: ImageDomain, device: torch.device):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(recipe.seed)
+            self.nets = {name: place(net, device) for name, net in recipe.build(domain).items()}
+        generator = self.nets["generator"]
+        assert isinstance(generator, Generator)
+        self.recipe = recipe
+        self.average: Generator = copy.deepcopy(generator).requires_grad_(False)
+        self.modules: dict[str, nn.Module] = {**self.nets, "average": self.average}
+        self.optimizers = {name: recipe.optimizer(net) for name, net in self.nets.items()}
+        self.config: dict[str, Any] = {
+            "generator": generator.config,
+            "family": type(recipe).__module__,
+            **asdict(recipe),
+        }
+        self.learning_rate = late_decay
+
+    def updates(self, batch: Batch) -> Iterator[Update]:
+        """The recipe's losses."""
+        return self.recipe.losses(self.modules, batch)
+
+    def concern(self, row: dict[str, float]) -> str:
+        """The recipe's."""
+        return self.recipe.concern(row)
+
+    def after_step(self, step: int) -> None:
+        """Move the average."""
+        follow(self.average, self.nets["generator"], step)
+
+
+def train_generator(
+    data: str | Path | ImageDomain,
+    recipe: GeneratorRecipe | None = None,
+    outdir: str | Path | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+    quiet: bool = False,
+    arch: str = "dcgan",
+    **settings: Any,
+) -> Generator:
+    """Train a generator on images of X; with an `outdir`, save it in `outdir/final`, with a sheet of samples.
+
+    The same call goes on after an interruption, and loads what is finished.
+
+    Args:
+        data: images of X: whatever `load_domain` reads.
+        recipe: of any family; None: that of `arch` with these `settings`.
+        outdir: where checkpoints, `metrics.jsonl` and the result go.
+        device: `auto`, `cpu` or `cuda[:n]`.
+        precision: `auto`, `fp32` or `bf16`.
+        quiet: no progress bar.
+        arch: a family: `dcgan`, `vae`, `glo`, `progressive` or `stack`.
+        **settings: fields of its recipe.
+
+    Raises:
+        UsageError: `outdir` holds another run, an unknown setting, or images of a side that the family cannot make.
+        DivergedError: training met NaN and did not recover.
+    """
+    recipe = recipe or make_settings(find_family(arch), settings, arch)
+    domain = load_domain(data)
+    home = None if outdir is None else Path(outdir)
+    task = GeneratorTask(recipe, domain, pick_device(device))
+    run = Run(
+        recipe.images,
+        recipe.batch_size,
+        recipe.seed,
+        device,
+        precision,
+        quiet=quiet,
+        label="training the generator",
+    )
+    with occupied(home, identity(task, domain, run)) as finished:
+        if finished and home is not None:
+            tensors, _ = checkpoint.load_directory(home / "final")
+            checkpoint.load_weights(task.average, tensors, home / "final")
+            return freeze(task.average)
+        if home is not None:
+            domain.write_skipped(home)
+        train(task, domain, run, home)
+        generator = freeze(task.average)
+        recipe.finish(generator, task.nets)
+        if home is not None:
+            save_generator(generator, recipe.seed, home)
+    return generator
+
+
+def save_generator(generator: Generator, seed: int, outdir: Path) -> None:
+    """Write `samples.png`, a sheet of a hundred samples, and `final/`."""
+    device = next(generator.parameters()).device
+    images = to_uint8(sample(generator, 100, random_stream(seed, device=device)))
+    write_png(make_grid(images.cpu(), nrow=10, padding=1), str(outdir / "samples.png"))
+    config = {"format": "namap-generator", "version": 1, "generator": generator.config}
+    checkpoint.save_directory(outdir / "final", generator.state_dict(), config)
+
+
+def find_family(name: str) -> type[GeneratorRecipe]:
+    """The recipe class of a family: of the module of that name in `generators/families`.
+
+    Raises:
+        UsageError: there is none.
+    """
+    known = sorted(module.name for module in pkgutil.iter_modules(families.__path__))
+    if name not in known:
+        raise UsageError(f"--arch {name}: unknown; use {', '.join(known)}")
+    return import_module(f"{families.__name__}.{name}").Recipe

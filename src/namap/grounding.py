@@ -1,0 +1,97 @@
+"""One generator, many query domains (NAM §1, VAE-NAM §5): Y₁ → X → Y₂ with no further training."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from torch import nn
+
+from .analogies import Analogies
+from .checkpoint import digest
+from .data import ImageDomain
+from .errors import UsageError
+from .mapping import Mapping
+from .tensors import XImages, autocast, from_numpy, to_uint8
+
+
+class Grounding:
+    """Several query domains that are explained by the same generator.
+
+        y₁ → z = E₁(y₁) → x = G(z) → y₂ = T₂(x)
+
+    >>> grounding = Grounding()
+    >>> len(grounding)
+    0
+    """
+
+    def __init__(self) -> None:
+        self.mappings: dict[str, Mapping] = {}
+        self.mappers: dict[str, nn.Module | None] = {}
+        self.generator = ""
+
+    def add(self, name: str, mapping: Mapping, mapper: nn.Module | None = None) -> "Grounding":
+        """Ground a query domain.
+
+        Args:
+            name: of the domain.
+            mapping: fitted to the generator that all others were fitted to.
+            mapper: a strong T for this domain (`train_mapper`), used in place of the mapping's small one.
+
+        Raises:
+            UsageError: the name is taken, or the generator is another one.
+        """
+        weights = digest(mapping.generator.state_dict())
+        if name in self.mappings:
+            raise UsageError(f"grounding: there is a domain {name!r} already")
+        if self.mappings and weights != self.generator:
+            first = next(iter(self.mappings))
+            raise UsageError(f"grounding: {name!r} was fitted to another generator than {first!r}")
+        self.generator = weights
+        self.mappings[name], self.mappers[name] = mapping, mapper
+        return self
+
+    def __len__(self) -> int:
+        return len(self.mappings)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.mappings)
+
+    def get(self, name: str) -> Mapping:
+        """The mapping of a domain.
+
+        Raises:
+            UsageError: there is none of this name.
+        """
+        if name not in self.mappings:
+            raise UsageError(f"grounding: no domain {name!r}; there are {', '.join(self.mappings) or 'none'}")
+        return self.mappings[name]
+
+    def translate(self, data: str | Path | ImageDomain, origin: str, to: str, refine: int | None = None) -> Analogies:
+        """Pictures of domain `origin` as pictures of domain `to`.
+
+        Args:
+            data: images of `origin`: whatever `load_domain` reads.
+            origin: their domain.
+            to: the domain to arrive in; under an appearance-invariant loss without a strong T the result is in grey.
+            refine: iterations of Eq. 6; None: the method's own.
+
+        Returns:
+            y₂ as the one solution of each query; the codes and losses are those of the way to X.
+        """
+        arrival = self.get(to)
+        found = self.get(origin).translate(data, refine=refine)
+        x = found.x[:, 0]
+        parts = [self._map(arrival, self.mappers[to], x[i : i + 256]) for i in range(0, len(x), 256)]
+        return replace(found, x=np.concatenate(parts)[:, None])
+
+    @staticmethod
+    @torch.no_grad()
+    def _map(mapping: Mapping, strong: nn.Module | None, x: UInt8[np.ndarray, "b k h w"]) -> np.ndarray:
+        images: XImages = from_numpy(x, mapping.device)
+        if strong is None:
+            return to_uint8(mapping.map_forward(images)).cpu().numpy()
+        with autocast(mapping.device, mapping.precision):
+            return to_uint8(strong(images)).cpu().numpy()

@@ -1,0 +1,388 @@
+"""Matching two sets of images without a generator (NAM sections 3.1 and 3.2), the steps that lead to NAM.
+
+    exact      L = sum_i ||T(sum_j M_ij x_j), y_i||     M_ij >= 0, sum_j M_ij = 1, pushed to 0 and 1    (NAM Eq. 1)
+    inexact    x~_i = sum_j alpha_ij x_j                the rows are free                               (NAM Eq. 2)
+
+The norm is taken between descriptors phi (colours, edges, and VGG blocks with their pixels as in Eq. 4), and so is the
+mixture: where M is 0/1, and there it ends, phi(sum_j M_ij x_j) = sum_j M_ij phi(x_j). T is linear between descriptors,
+starts as the identity (in Eq. 2: as the T of Eq. 1) and is pulled towards it.
+T and the weights are solved in turns, each in closed form:
+
+    T          argmin ||(W X) T - Y||^2 + ridge ||T - I||^2            W = M or alpha, X and Y the rows phi(x), phi(y)
+    M          softmax over j of (cos(T(phi(x_j)), phi(y_i)) - price_j) / temperature
+    alpha      argmin ||alpha T(X) - Y||^2 + prior ||alpha||^2
+
+The softmax minimises the bound sum_j M_ij ||T(phi(x_j)) - phi(y_i)||^2 >= ||T(sum_j M_ij phi(x_j)) - phi(y_i)||^2 plus
+temperature x (-entropy of M): the barrier. It falls, and M goes to 0/1. The price of an x rises while more queries want
+it than there are per x (the multiplier of sum_i M_ij <= capacity): pairs exist, so an x answers one query.
+"""
+
+import csv
+import io
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from pydantic import Field
+from pydantic.dataclasses import dataclass as checked
+from torch import Tensor, nn
+
+from . import checkpoint
+from .analogies import Analogies
+from .data import ImageDomain, load_domain
+from .descriptors import Descriptor, describe_pair
+from .errors import DataError
+from .generators.base import freeze
+from .networks import VGGFeatures
+from .networks.vgg import Convention
+from .runs import occupied
+from .settings import make_settings
+from .tensors import from_numpy, pick_device, pick_precision, to_uint8
+
+BLOCKS = 4  # of VGG in a descriptor
+RANKED = 10  # candidates kept in order for each query
+LEVEL = 1.0  # an extra coordinate that centring took away; with it the free rows of Eq. 2 keep the brightness
+
+
+@checked(frozen=True)
+class Recipe:
+    """How two sets are matched.
+
+    Attributes:
+        loss: `pixel` (colours and edges) or `perceptual` (these and VGG-16).
+        inexact: Eq. 2 in place of Eq. 1.
+        seed: of the random projection that finds the principal directions.
+        rank: dimensions of a descriptor after the principal directions.
+        whitening: 0 leaves their variances, 1 makes them equal.
+        rounds: turns of T and the weights.
+        warm: temperature of the first round of Eq. 1, in units of a cosine.
+        cold: of the last.
+        price_steps: updates of the prices in a round.
+        reuse: whether an x may answer any number of queries; then all prices are zero.
+        ridge: of T towards the identity, in units of the mean square of a coordinate.
+        prior: of alpha towards zero, in the same units.
+    """
+
+    loss: Literal["pixel", "perceptual"] = "pixel"
+    inexact: bool = False
+    seed: int = Field(default=0, ge=0)
+    rank: int = Field(default=512, ge=1)
+    whitening: float = Field(default=0.5, ge=0, le=1)
+    rounds: int = Field(default=20, ge=1)
+    warm: float = Field(default=0.05, gt=0)
+    cold: float = Field(default=0.005, gt=0)
+    price_steps: int = Field(default=30, ge=0)
+    reuse: bool = False
+    ridge: float = Field(default=3.0, gt=0)
+    prior: float = Field(default=1.0, gt=0)
+
+
+@dataclass(frozen=True)
+class Matches:
+    """What was found for n queries among m images of X.
+
+    Attributes:
+        weights: M `[n m]` (rows sum to 1), or alpha with `inexact` (rows are free).
+        ranking: the x of the largest weights of each query, best first, `[n r]` with r = min(10, m).
+        losses: ||T(sum_j W_ij phi(x_j)) - phi(y_i)||^2 of each query, `[n]`; 0 to 4.
+        mapper: T, `[k k]`, applied from the right.
+        log: one row a round: temperature, mean loss, mean of the largest weight.
+    """
+
+    weights: Float[np.ndarray, "n m"]
+    ranking: Int[np.ndarray, "n r"]
+    losses: Float[np.ndarray, " n"]
+    mapper: Float[np.ndarray, "k k"]
+    recipe: Recipe
+    log: list[dict[str, float]]
+
+    def summary(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        n, m = self.weights.shape
+        return {
+            "queries": n,
+            "candidates": m,
+            "loss": float(self.losses.mean()),
+            "mean_weight": float(np.take_along_axis(self.weights, self.ranking[:, :1], 1).mean()),
+            "distinct": int(np.unique(self.ranking[:, 0]).size),
+            "recipe": asdict(self.recipe),  # pyright: ignore[reportArgumentType]
+            "log": self.log,
+        }
+
+
+def match(
+    x: str | Path | ImageDomain,
+    y: str | Path | ImageDomain,
+    *,
+    size: int | None = None,
+    features: nn.Module | None = None,
+    vgg_weights: str | Path | None = None,
+    vgg_input: Convention = "torchvision",
+    device: str = "auto",
+    precision: str = "auto",
+    batch_size: int = 256,
+    quiet: bool = True,
+    **settings: Any,
+) -> Matches:
+    """Match every query y with an image x, learning T on the way; no pairs, no labels, no training.
+
+    Both sets should show the same things: each is described relative to its own mean and deviation.
+
+    Args:
+        x: images of X: whatever `load_domain` reads.
+        y: queries; the sets may differ in number.
+        size: side of the images; None: that of x.
+        features: network of the perceptual loss; None: VGG-16.
+        vgg_weights: a safetensors file of VGG-16; given, the loss is `perceptual` unless set.
+        vgg_input: what these weights expect, `torchvision` or `caffe`.
+        device: `auto`, `cpu` or `cuda[:n]`.
+        precision: of the feature network: `auto`, `fp32` or `bf16`.
+        batch_size: images, and rows of M, at a time; changes nothing but memory and speed.
+        quiet: no progress bar.
+        **settings: any field of `Recipe`.
+
+    Raises:
+        DataError: an empty set, or images of less than 8 pixels a side.
+        UsageError: an unknown setting, or weights that are not there.
+
+    >>> digits = load_domain("embedded:handwriting/test").subset(slice(0, 40))
+    >>> found = match(digits, digits.subset(slice(None, None, -1)))
+    >>> found.ranking[:3, 0].tolist()
+    [39, 38, 37]
+    """
+    recipe = make_recipe(settings, vgg_weights, features)
+    of_x, of_y = load_pair(x, y, size)
+    where = pick_device(device)
+    network = make_features(recipe, features, vgg_weights, vgg_input)
+    describe = Descriptor(network, where, pick_precision(precision, where), batch_size, quiet)
+    phi_x, phi_y = describe_pair(describe, of_x, of_y, recipe.rank, recipe.whitening, recipe.seed)
+    return (solve_inexact if recipe.inexact else solve_exact)(phi_x, phi_y, recipe, batch_size)
+
+
+def make_recipe(settings: dict[str, Any], vgg_weights: str | Path | None, features: nn.Module | None = None) -> Recipe:
+    """A checked recipe; the loss is perceptual where there is a feature network, unless told otherwise."""
+    given = vgg_weights is not None or features is not None
+    return make_settings(Recipe, {"loss": "perceptual" if given else "pixel", **settings})
+
+
+def make_features(
+    recipe: Recipe, features: nn.Module | None, vgg_weights: str | Path | None, vgg_input: Convention
+) -> nn.Module | None:
+    """The feature network of a recipe, frozen; None for the pixel loss."""
+    if recipe.loss == "pixel":
+        return None
+    weights = None if vgg_weights is None else Path(vgg_weights)
+    return freeze(features if features is not None else VGGFeatures(weights, BLOCKS, vgg_input))
+
+
+def load_pair(
+    x: str | Path | ImageDomain, y: str | Path | ImageDomain, size: int | None = None
+) -> tuple[ImageDomain, ImageDomain]:
+    """Both sets at one size and number of channels.
+
+    Raises:
+        DataError: an empty set, or images of less than 8 pixels a side.
+    """
+    of_x = load_domain(x, size)
+    of_y = load_domain(y, size or of_x.size)
+    for domain, name in ((of_x, "X"), (of_y, "Y")):
+        if len(domain) == 0:
+            raise DataError(f"{domain.source}: the set {name} is empty; matching needs at least one image of each")
+    if of_x.size < 8:
+        raise DataError(f"{of_x.source}: images of {of_x.size} pixels a side; matching needs 8 (--size)")
+    channels = max(of_x.channels, of_y.channels)
+    return of_x.resized(channels=channels), of_y.resized(channels=channels)
+
+
+# ---- solving ----------------------------------------------------------------------------------------------------
+
+
+def solve_exact(
+    x: Float[Tensor, "m k"], y: Float[Tensor, "n k"], recipe: Recipe = Recipe(), batch_size: int = 256
+) -> Matches:
+    """NAM Eq. 1: T and a row-stochastic M in turns, under a barrier that pushes M to 0/1.
+
+    Args:
+        x: descriptors of X, unit rows.
+        y: descriptors of the queries, unit rows.
+        recipe: of the matching.
+        batch_size: rows of M at a time; what is kept whole is one `[n m]` of similarities.
+    """
+    mapper = torch.eye(x.shape[1], device=x.device)
+    price = torch.zeros(len(x), device=x.device)
+    capacity = max(1.0, len(y) / len(x))
+    log, losses, similarity = [], torch.zeros(()), torch.empty(len(y), len(x), device=x.device)
+    for temperature in np.geomspace(recipe.warm, recipe.cold, recipe.rounds).tolist():
+        torch.mm(y, apply(mapper, x).T, out=similarity)
+        for _ in range(0 if recipe.reuse else recipe.price_steps):
+            demand = torch.stack([m.sum(0) for m in rows_of_m(similarity, price, temperature, batch_size)]).sum(0)
+            price = (price + temperature * torch.log(demand / capacity + 1e-30)).clamp_min(0)
+        parts = [(m @ x, m.amax(1)) for m in rows_of_m(similarity, price, temperature, batch_size)]
+        mixed, largest = (torch.cat(p) for p in zip(*parts, strict=True))
+        mapper = learn_mapper(mixed, y, recipe.ridge)
+        losses = (apply(mapper, mixed) - y).square().sum(1)
+        log.append({"temperature": temperature, "loss": losses.mean().item(), "largest": largest.mean().item()})
+    similarity -= price
+    ranking = rank(similarity, batch_size)
+    for block in similarity.split(batch_size):
+        block.copy_(torch.softmax(block / recipe.cold, 1))
+    return make_matches(similarity, ranking, losses, mapper, recipe, log)
+
+
+def solve_inexact(
+    x: Float[Tensor, "m k"], y: Float[Tensor, "n k"], recipe: Recipe = Recipe(), batch_size: int = 256
+) -> Matches:
+    """NAM Eq. 2: T and free rows alpha in turns; arguments as in `solve_exact`.
+
+    T starts where Eq. 1 leaves it. Free rows explain nearly anything with any T, so they teach it little: from the
+    identity, the mixtures of an inverted domain stay inverted.
+    """
+    mapper = torch.from_numpy(solve_exact(x, y, recipe, batch_size).mapper).to(x.device)
+    target = with_level(y)
+    log, losses, solution = [], torch.zeros(()), x
+    for _ in range(recipe.rounds):
+        basis = with_level(apply(mapper, x))
+        # argmin_alpha ||alpha basis - target||^2 + prior ||alpha||^2 = target (basis' basis + prior)^-1 basis'
+        solution = torch.linalg.solve(regularised(basis.T @ basis, recipe.prior), basis.T)
+        mixed = target @ (solution @ x)
+        mapper = learn_mapper(mixed, y, recipe.ridge)
+        losses = (apply(mapper, mixed) - y).square().sum(1)
+        log.append({"loss": losses.mean().item()})
+    alpha = target @ solution
+    return make_matches(alpha, rank(alpha, batch_size), losses, mapper, recipe, log)
+
+
+def rows_of_m(
+    similarity: Float[Tensor, "n m"], price: Float[Tensor, " m"], temperature: float, batch_size: int
+) -> Iterator[Float[Tensor, "b m"]]:
+    """M, a few rows at a time: softmax of (similarity - price) / temperature."""
+    for block in similarity.split(batch_size):
+        yield torch.softmax((block - price) / temperature, 1)
+
+
+def apply(mapper: Float[Tensor, "k k"], phi: Float[Tensor, "b k"]) -> Float[Tensor, "b k"]:
+    """T(phi), on the unit sphere like phi."""
+    return F.normalize(phi @ mapper, dim=1)
+
+
+def learn_mapper(mixed: Float[Tensor, "n k"], y: Float[Tensor, "n k"], ridge: float) -> Float[Tensor, "k k"]:
+    """argmin_T ||mixed T - y||^2 + ridge ||T - I||^2: T starts as the identity and earns its freedom."""
+    gram = mixed.T @ mixed
+    return torch.eye(len(gram), device=gram.device) + torch.linalg.solve(
+        regularised(gram, ridge), mixed.T @ (y - mixed)
+    )
+
+
+def regularised(gram: Float[Tensor, "k k"], weight: float) -> Float[Tensor, "k k"]:
+    """gram + weight I, in units of the mean of its diagonal."""
+    return gram + (weight * gram.diagonal().mean() + 1e-12) * torch.eye(len(gram), device=gram.device)
+
+
+def with_level(phi: Float[Tensor, "b k"]) -> Float[Tensor, "b k1"]:
+    """phi with one more coordinate, the same for every image."""
+    return F.pad(phi, (0, 1), value=LEVEL)
+
+
+def rank(weights: Float[Tensor, "n m"], batch_size: int) -> Int[Tensor, "n r"]:
+    """Columns of the largest values of each row, best first."""
+    best = min(RANKED, weights.shape[1])
+    return torch.cat([block.topk(best, 1).indices for block in weights.split(batch_size)])
+
+
+def make_matches(
+    weights: Tensor, ranking: Tensor, losses: Tensor, mapper: Tensor, recipe: Recipe, log: list[dict[str, float]]
+) -> Matches:
+    """The result as arrays."""
+    w, r, each, t = (tensor.cpu().numpy() for tensor in (weights, ranking, losses, mapper))
+    return Matches(w, r, each, t, recipe, log)
+
+
+def synthesise(found: Matches, x: ImageDomain, names: list[str]) -> Analogies:
+    """The pictures sum_j W_ij x_j of Eq. 2 (blurred: a mixture of pictures is no picture), with W as their codes."""
+    flat = from_numpy(x.images).flatten(1)
+    mixed = [torch.from_numpy(w) @ flat for w in np.array_split(found.weights, max(1, len(found.weights) // 256))]
+    pictures = torch.cat([to_uint8(m) for m in mixed]).view(-1, 1, *x.images.shape[1:]).numpy()
+    return Analogies(pictures, found.weights[:, None], found.losses[:, None], names)
+
+
+# ---- a directory of results -------------------------------------------------------------------------------------
+
+
+def run_matching(
+    x: str | Path | ImageDomain,
+    y: str | Path | ImageDomain,
+    outdir: str | Path,
+    *,
+    size: int | None = None,
+    npz: bool = False,
+    features: nn.Module | None = None,
+    vgg_weights: str | Path | None = None,
+    vgg_input: Convention = "torchvision",
+    device: str = "auto",
+    precision: str = "auto",
+    quiet: bool = True,
+    **settings: Any,
+) -> dict[str, Any]:
+    """Match into a directory: `matches.csv`, `metrics.json`, T in `final/` and, inexact, the synthesised pictures.
+
+    Every file is whole or absent; a finished directory is left alone. Arguments as in `match`.
+
+    Args:
+        outdir: the directory.
+        npz: one `analogies.npz` in place of the PNGs of an inexact matching.
+
+    Returns:
+        What is in `metrics.json`.
+
+    Raises:
+        UsageError: `outdir` holds another matching.
+    """
+    recipe = make_recipe(settings, vgg_weights, features)
+    of_x, of_y = load_pair(x, y, size)
+    network = make_features(recipe, features, vgg_weights, vgg_input)
+    home, started = Path(outdir), time.monotonic()
+    names = checkpoint.digest({"names": torch.tensor(list("\n".join([*labels(of_x), "", *labels(of_y)]).encode()))})
+    wanted = {
+        "task": {"matching": asdict(recipe), "npz": npz},  # pyright: ignore[reportArgumentType]
+        "data": {"x": of_x.fingerprint, "y": of_y.fingerprint, "names": names},
+        "features": None if network is None else checkpoint.digest(network.state_dict()),
+        "precision": None if network is None else pick_precision(precision, pick_device(device)),
+    }
+    with occupied(home, wanted) as finished:
+        if finished:
+            return checkpoint.load_directory(home / "final")[1]["metrics"]
+        replace(of_y, skipped=of_x.skipped + of_y.skipped).write_skipped(home)
+        common = {"features": network, "device": device, "precision": precision, "quiet": quiet}
+        found = match(of_x, of_y, **common, **asdict(recipe))  # pyright: ignore[reportArgumentType]
+        with checkpoint.storage_errors(home):
+            write_csv(found, labels(of_x), labels(of_y), home / "matches.csv")
+            if recipe.inexact:
+                pictures = synthesise(found, of_x, of_y.names)
+                _ = pictures.save_npz(home) if npz else pictures.save_pngs(home)
+            metrics = {**found.summary(), "seconds": time.monotonic() - started}
+            checkpoint.write_json(home / "metrics.json", metrics)
+        tensors = {"mapper": torch.from_numpy(found.mapper), "ranking": torch.from_numpy(found.ranking)}
+        checkpoint.save_directory(home / "final", tensors, {"format": "namap-matching", "metrics": metrics})
+    return metrics
+
+
+def labels(domain: ImageDomain) -> list[str]:
+    """What the images are called in `matches.csv`: files of a folder, else positions."""
+    return domain.files or [str(i) for i in range(len(domain))]
+
+
+def write_csv(found: Matches, of_x: list[str], of_y: list[str], path: Path) -> None:
+    """`query,match,weight,runner_up`, a row a query; with a single x there is no runner-up."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["query", "match", "weight", "runner_up"])
+    for query, weights, (best, *others) in zip(of_y, found.weights, found.ranking.tolist(), strict=True):
+        writer.writerow([query, of_x[best], f"{weights[best]:.6g}", of_x[others[0]] if others else ""])
+    with checkpoint.atomic_file(path) as file:
+        file.write(text.getvalue().encode())

@@ -1,0 +1,209 @@
+"""A strong T from the pairs that a mapping found: fully supervised on (G(z_y), y) (NAM §3.6)."""
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+from torch import nn
+
+from . import checkpoint
+from .checkpoint import digest
+from .data import ImageDomain
+from .errors import StorageError, UsageError
+from .generators import find_model, freeze
+from .losses import Reconstruction, l1
+from .mapping import Mapping
+from .networks import PaperMapper
+from .runs import occupied
+from .settings import make_settings
+from .tensors import Images, autocast, from_numpy, pick_device, pick_precision, place
+from .training import Batch, Run, Update, identity, late_decay, train
+
+
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+class MapperRecipe:
+    """How a strong T is trained.
+
+    Attributes:
+        images: pairs to see in all.
+        batch_size: pairs of one step.
+        seed: of the weights, the order and what is held out.
+        filters: F of the CRN: 4F, 3F, 2F, F filters at its scales.
+        skip: T adds G(z) to the CRN's output.
+        rate: Adam's learning rate.
+        held_out: share of the queries that are kept back to compare the two mappers on.
+    """
+
+    images: int = Field(default=128_000, ge=1)
+    batch_size: int = Field(default=64, ge=2)
+    seed: int = Field(default=0, ge=0)
+    filters: int = Field(default=48, ge=1, le=512)
+    skip: bool = True
+    rate: float = Field(default=1e-3, gt=0)
+    held_out: float = Field(default=0.1, gt=0, lt=1)
+
+
+class StrongMapper(nn.Module):
+    """T: X → Y, a larger CRN; `mapper(x)` maps `[b c h w]` in [-1, 1].
+
+    Args:
+        in_channels: of X images.
+        out_channels: of Y images.
+        filters: F.
+        skip: see `MapperRecipe`.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, filters: int, skip: bool):
+        super().__init__()
+        self.config = {"in_channels": in_channels, "out_channels": out_channels, "filters": filters, "skip": skip}
+        self.net = PaperMapper(in_channels, out_channels, filters, skip)
+
+    def forward(self, x: Images) -> Images:
+        """Map X images to Y images."""
+        return self.net(x)
+
+    @classmethod
+    def from_pretrained(cls, path: str | Path) -> "StrongMapper":
+        """Load what `train_mapper` saved.
+
+        Raises:
+            UsageError: nothing there, or something else.
+            StorageError: damaged files.
+        """
+        source = find_model(path)
+        tensors, config = checkpoint.load_directory(source)
+        if config.get("format") != "namap-mapper":
+            raise UsageError(f"{source}: holds a {config.get('format', 'foreign model')}, not a mapper")
+        limits = {"in_channels": 3, "out_channels": 3, "filters": 512, "skip": 1}
+        values = config.get("mapper")
+        if not isinstance(values, dict) or values.keys() != limits.keys():
+            raise StorageError(f"{source}: mapper configuration {values} is not one that namap writes")
+        if any(not isinstance(v, int) or not 0 <= v <= limits[k] for k, v in values.items()):
+            raise StorageError(f"{source}: mapper configuration {values} is out of bounds")
+        with torch.device("meta"):
+            mapper = cls(**values)
+        checkpoint.load_weights(mapper, tensors, source)
+        return freeze(mapper)
+
+
+class MapperTask:
+    """||T(G(z_y)) - y||_1, and the perceptual terms of Eq. 4 where there is a feature network."""
+
+    def __init__(self, mapper: StrongMapper, x: UInt8[np.ndarray, "n c h w"], reconstruction: Reconstruction, recipe):
+        self.mapper, self.x, self.reconstruction = mapper, x, reconstruction
+        self.modules: dict[str, nn.Module] = {"mapper": mapper}
+        self.optimizers: dict[str, torch.optim.Optimizer] = {
+            "mapper": torch.optim.Adam(mapper.parameters(), recipe.rate, fused=True)
+        }
+        self.config: dict[str, Any] = {
+            "recipe": asdict(recipe),
+            "pairs": digest({"x": torch.from_numpy(x)}),
+            "perceptual": reconstruction.features is not None and digest(reconstruction.features.state_dict()),
+        }
+        self.learning_rate = late_decay
+
+    def updates(self, batch: Batch) -> Iterator[Update]:
+        """One step."""
+        x = from_numpy(self.x[batch.index.cpu().numpy()], batch.images.device)
+        loss = self.reconstruction(self.mapper(x), batch.images)
+        yield Update(("mapper",), loss, {"loss": loss})
+
+    def concern(self, row: dict[str, float]) -> str:
+        """Nothing collapses here."""
+        return ""
+
+    def after_step(self, step: int) -> None:
+        """Nothing follows a step."""
+
+
+def train_mapper(
+    mapping: Mapping,
+    data: str | Path | ImageDomain,
+    outdir: str | Path | None = None,
+    features: nn.Module | None = None,
+    quiet: bool = False,
+    **settings: Any,
+) -> tuple[StrongMapper, dict[str, float]]:
+    """Train a strong T on the queries of a fitted mapping and their analogies.
+
+    Args:
+        mapping: fitted; it finds the analogies.
+        data: queries: whatever `load_domain` reads.
+        outdir: where checkpoints, `metrics.json` and the result go; the same call goes on, or loads the result.
+        features: network of the perceptual terms; None: L1 of pixels only.
+        quiet: no progress bar.
+        **settings: fields of `MapperRecipe`.
+
+    Returns:
+        T, and the mean absolute error (of 255) of both mappers on held-out pairs, as X → Y of their analogies.
+
+    Raises:
+        UsageError: an unknown setting, or too few queries.
+    """
+    recipe = make_settings(MapperRecipe, settings, "train-mapper")
+    domain = mapping.prepare_queries(data)
+    count = round(recipe.held_out * len(domain))
+    if not 1 <= count < len(domain):
+        raise UsageError(f"train-mapper: {len(domain)} queries are too few to hold {recipe.held_out:.0%} back")
+    order = np.random.default_rng(recipe.seed).permutation(len(domain))
+    held, learnt = (domain.subset(np.sort(part)) for part in (order[:count], order[count:]))
+    x_held, x_learnt = (mapping.translate(part, quiet=quiet).x[:, 0] for part in (held, learnt))
+    device = pick_device(str(mapping.device))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        mapper = StrongMapper(mapping.generator.channels, mapping.channels, recipe.filters, recipe.skip)
+    place(mapper, device)
+    reconstruction = place(Reconstruction(l1, features), device)
+    task = MapperTask(mapper, x_learnt, reconstruction, recipe)
+    run = Run(
+        recipe.images,
+        recipe.batch_size,
+        recipe.seed,
+        str(device),
+        mapping.precision,
+        quiet=quiet,
+        label="training a strong mapper",
+    )
+    home = None if outdir is None else Path(outdir)
+    with occupied(home, identity(task, learnt, run)) as finished:
+        if finished and home is not None:
+            return StrongMapper.from_pretrained(home), checkpoint.read_json(home / "metrics.json")
+        train(task, learnt, run, home)
+        freeze(mapper)
+        errors = compare_mappers(mapping, mapper, x_held, held)
+        if home is not None:
+            checkpoint.write_json(home / "metrics.json", errors)
+            config = {"format": "namap-mapper", "version": 1, "mapper": mapper.config}
+            checkpoint.save_directory(home / "final", mapper.state_dict(), config)
+    return mapper, errors
+
+
+@torch.no_grad()
+def compare_mappers(
+    mapping: Mapping, strong: nn.Module, x: UInt8[np.ndarray, "n c h w"], queries: ImageDomain
+) -> dict[str, float]:
+    """Mean absolute error (of 255) of X → Y on held-out pairs: small T, small T in each query's colours, strong T.
+
+    The second is what an appearance-invariant T was trained for; it has seen the colours of the very query.
+    """
+    totals = {"small": 0.0, "small_in_colours_of_query": 0.0, "strong": 0.0}
+    precision = pick_precision(mapping.precision, mapping.device)
+    for start in range(0, len(queries), 256):
+        y = from_numpy(queries.images[start : start + 256], mapping.device)
+        analogies = from_numpy(x[start : start + 256], mapping.device)
+        with autocast(mapping.device, precision):
+            answer = strong(analogies).float()
+        found = {
+            "small": mapping.map_forward(analogies),
+            "small_in_colours_of_query": mapping.map_forward(analogies, like=y),
+            "strong": answer,
+        }
+        for name, t in found.items():
+            totals[name] += 127.5 * (t.clamp(-1, 1) - y).abs().flatten(1).mean(1).sum().item()
+    return {name: total / len(queries) for name, total in totals.items()}
