@@ -222,6 +222,15 @@ def test_progressive_growing_fades_every_octave_in():
     assert (logits[2.0] - logits[1.0]).abs().max() > 0.01
 
 
+def test_progressive_growing_reaches_1024_pixels():
+    with torch.device("meta"):
+        generator, discriminator = Progressive(512, 1024, 3, 16), ProgressiveDiscriminator(1024, 3, 16)
+        images = generator(torch.randn(2, 512))
+        assert images.shape == (2, 3, 1024, 1024)
+        assert discriminator(images).shape == (2, 1)
+    assert [head.weight.shape[1] for head in generator.heads] == [512, 512, 512, 512, 256, 128, 64, 32, 16]
+
+
 def test_one_code_gives_every_size_of_a_tree_and_wrapping_picks_the_stage():
     tree = StackTree(16, 64, 3, 8, stages=3)
     with torch.no_grad():

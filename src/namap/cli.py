@@ -29,6 +29,7 @@ from .options import (
     Source,
     Spatial,
     Spec,
+    Stage,
     VGGInput,
     VGGWeights,
     example,
@@ -63,6 +64,7 @@ def fit(
     latent_dim: LatentDim = None,
     image_range: ImageRange = "-1,1",
     spatial: Spatial = None,
+    stage: Stage = None,
     method: Annotated[
         str | None, typer.Option(help="nam, ae, vae or wae: how a query's code is obtained. Default: vae.")
     ] = None,
@@ -106,7 +108,7 @@ def fit(
     settings = read_settings(config, set_ or [], **flags, warp=warp, query_size=query_size)
     span = parse_range(image_range)
     mapping = METHODS[make_recipe(settings).method](
-        load_generator(generator, latent_dim=latent_dim, image_range=span, spatial=spatial),
+        load_generator(generator, latent_dim=latent_dim, image_range=span, spatial=spatial, stage=stage),
         vgg_weights=vgg_weights,
         vgg_input=vgg_input,
         device=device,

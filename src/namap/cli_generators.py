@@ -20,6 +20,7 @@ from .options import (
     Seed,
     Source,
     Spatial,
+    Stage,
 )
 
 
@@ -112,6 +113,7 @@ def check_generator(
     latent_dim: LatentDim = None,
     image_range: ImageRange = "-1,1",
     spatial: Spatial = None,
+    stage: Stage = None,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
@@ -119,7 +121,7 @@ def check_generator(
     from .generators import check_generator, load_generator
 
     span = parse_range(image_range)
-    generator = load_generator(spec, latent_dim=latent_dim, image_range=span, spatial=spatial)
+    generator = load_generator(spec, latent_dim=latent_dim, image_range=span, spatial=spatial, stage=stage)
     channels, size = check_generator(generator, generator.latent_dim)
     say(
         {"latent_dim": generator.latent_dim, "channels": channels, "size": size},

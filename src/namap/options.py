@@ -43,6 +43,9 @@ ImageRange = Annotated[
 Spatial = Annotated[
     bool | None, typer.Option("--spatial", help="Foreign generator: wants codes [b d 1 1]. Default: found out.")
 ]
+Stage = Annotated[
+    int | None, typer.Option(help="Foreign generator that gives several images: which one; -1 for the last.")
+]
 VGGWeights = Annotated[
     Path | None,
     typer.Option(envvar="NAMAP_VGG_WEIGHTS", help="Local VGG-16 weights (safetensors) for --loss perceptual."),
