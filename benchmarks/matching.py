@@ -42,6 +42,8 @@ def main() -> None:
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--data-root", type=Path, default=Path(os.environ.get("NAMAP_DATA", "../shared/data")))
     parser.add_argument("--scale", action="store_true", help="also match 5,000 with 5,000 pictures")
+    parser.add_argument("--only-baselines", action="store_true", help="keep the measured rows of namap")
+    parser.add_argument("--only-ours", action="store_true", help="keep the measured baselines")
     parser.add_argument("--one", help=argparse.SUPPRESS)  # what the process of one system is asked for
     parser.add_argument("--seed", type=int, default=0, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -49,13 +51,15 @@ def main() -> None:
     if arguments.one:
         print(json.dumps(run_one(root, arguments.one, arguments.seed)))
         return
-    rows = alone(root, "baselines", 0)
-    for name in SYSTEMS:
+    path = RESULTS / "matching.json"
+    before = json.loads(path.read_text()) if path.exists() else {"rows": {}, "scale": None}
+    rows, scale = before["rows"], before["scale"]
+    if not arguments.only_ours:
+        rows = alone(root, "by pixels", 0) | alone(root, "by VGG features", 0) | {n: rows.get(n) for n in SYSTEMS}
+    for name in () if arguments.only_baselines else SYSTEMS:
         runs = [alone(root, name, int(s)) for s in arguments.seeds.split(",")]
         rows[name] = {key: float(np.mean([r[key] for r in runs])) for key in runs[0]}
         rows[name] |= {"seeds": [r["train_top1"] for r in runs]}
-    path = RESULTS / "matching.json"
-    scale = json.loads(path.read_text()).get("scale") if path.exists() else None
     if arguments.scale:
         scale = {loss: alone(root, f"scale {loss}", 0) for loss in ("pixel", "perceptual")}
     result = {"seeds": arguments.seeds, "threads": torch.get_num_threads(), "rows": rows, "scale": scale}
@@ -73,8 +77,8 @@ def alone(root: Path, name: str, seed: int) -> dict:
 
 def run_one(root: Path, name: str, seed: int) -> dict:
     started = time.monotonic()
-    if name == "baselines":
-        return baselines(root)
+    if name.startswith("by "):
+        return baselines(root, name, started)
     if name.startswith("scale"):
         return at_scale(root, name.split()[1])
     row = {}
@@ -112,40 +116,32 @@ def scored(split: str, ranking: np.ndarray, truth: np.ndarray) -> dict:
 # ---- systems that learn nothing ---------------------------------------------------------------------------------
 
 
-def baselines(root: Path) -> dict[str, dict]:
-    weights, convention = vgg(root).values()
-    network = VGGFeatures(weights, 4, convention)
-    rows: dict[str, dict] = {}
+def baselines(root: Path, by: str, started: float) -> dict[str, dict]:
+    rows: dict[str, dict] = {f"nearest {by}": {}, f"CSLS {by}": {}, f"one-to-one assignment {by}": {}}
     for split in ("train", "test"):
         x, y, truth = emoji(root, split)
-        started = time.monotonic()
-        pixels = cosines(*(from_numpy(d.images).flatten(1) for d in (x, y)))
-        by_pixels = {"nearest by pixels": order(pixels), "CSLS on pixels": order(csls(pixels))}
-        by_pixels["one-to-one assignment on pixels"] = assignment(pixels)
-        spent = cost(started)
-        for name, ranking in by_pixels.items():
-            rows[name] = rows.get(name, {}) | scored(split, ranking, truth) | spent
-        features = cosines(*(vgg_rows(network, d) for d in (x, y)))
-        by_vgg = {"nearest by VGG features": order(features), "CSLS on VGG features": order(csls(features))}
-        by_vgg["one-to-one assignment on VGG features"] = assignment(features)
-        spent = cost(started)
-        for name, ranking in by_vgg.items():
-            rows[name] = rows.get(name, {}) | scored(split, ranking, truth) | spent
-    return rows
+        if by == "by pixels":
+            flat = (from_numpy(d.images).flatten(1) for d in (x, y))
+            phi_x, phi_y = (F.normalize(f - f.mean(0), dim=1) for f in flat)  # the best of four pixel distances
+        else:
+            weights, convention = vgg(root).values()
+            network = VGGFeatures(weights, 4, convention)
+            phi_x, phi_y = (vgg_rows(network, d) for d in (x, y))
+        similarity = -torch.cdist(phi_y, phi_x)
+        found = order(similarity), order(csls(similarity)), assignment(similarity)
+        for row, ranking in zip(rows.values(), found, strict=True):
+            row |= scored(split, ranking, truth)
+    return {name: row | cost(started) for name, row in rows.items()}
 
 
 @torch.no_grad()
 def vgg_rows(network: VGGFeatures, domain: ImageDomain) -> torch.Tensor:
     """The ends of four blocks, averaged over 8x8 cells, every block of unit length."""
-    batches = [network(from_numpy(domain.images[i : i + 64])) for i in range(0, len(domain), 64)]
-    pooled = [
-        torch.cat([F.adaptive_avg_pool2d(b, 8).flatten(1) for b in block]) for block in zip(*batches, strict=True)
-    ]
-    return torch.cat([F.normalize(block, dim=1) for block in pooled], 1)
-
-
-def cosines(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    return F.normalize(y, dim=1) @ F.normalize(x, dim=1).T
+    rows = []
+    for start in range(0, len(domain), 64):
+        blocks = network(from_numpy(domain.images[start : start + 64]))
+        rows.append(torch.cat([F.normalize(F.adaptive_avg_pool2d(b, 8).flatten(1), dim=1) for b in blocks], 1))
+    return torch.cat(rows)
 
 
 def csls(similarity: torch.Tensor, k: int = 10) -> torch.Tensor:
@@ -162,7 +158,7 @@ def assignment(similarity: torch.Tensor) -> np.ndarray:
     """The best one-to-one assignment; the ranks behind it are those of the nearest."""
     best = linear_sum_assignment(similarity.numpy(), maximize=True)[1]
     favoured = similarity.clone()
-    favoured[torch.arange(len(best)), torch.from_numpy(best)] = 2.0
+    favoured[torch.arange(len(best)), torch.from_numpy(best)] = torch.inf
     return order(favoured)
 
 
