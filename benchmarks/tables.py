@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from statistics import median
 
 HERE = Path(__file__).parent
 README = HERE.parent / "README.md"
@@ -69,6 +70,48 @@ def promises_table() -> str:
     return "\n".join([*rows, *(f"| {s} | {o['cases']} | {o['held']} |" for s, o in outcomes.items())])
 
 
+def generators_table() -> str:
+    result = read("generators")
+    rows = ["| generator (NAM Fig. 4) | digit kept | judge's confidence on samples | minutes, generator + mapping |"]
+    rows.append("|---|---|---|---|")
+    for kind, r in result["kinds"].items():
+        minutes = " + ".join(f"{r['seconds'][part] / 60:.0f}" for part in ("generator", "mapping"))
+        rows.append(f"| {kind} | {r['kept']:.1%} | {r['confidence_on_samples']:.1%} | {minutes} |")
+    return "\n".join(rows)
+
+
+def systems_table() -> str:
+    result = read("systems")
+    lines = {
+        "simulator": lambda r: (
+            "median error, as a share of a parameter's range: "
+            + ", ".join(
+                f"{median([p['median_error_of_range'] for p in r[k].values()]):.1%} ({k})"
+                for k in r
+                if k.startswith("refine")
+            )
+        ),
+        "warp": lambda r: "; ".join(
+            f"{k}: {e['shift_px']:.2f} px, {e['scale']:.1%}, {e['angle_degrees']:.1f}°"
+            for k, e in r.items()
+            if isinstance(e, dict)
+        ),
+        "wae": lambda r: "; ".join(f"{method} {kept:.1%}" for method, kept in r["kept"].items()),
+        "strong": lambda r: "; ".join(
+            f"{name.replace('_', ' ')} {error:.1f}" for name, error in r["mean_absolute_error_of_255"].items()
+        ),
+        "exploration": lambda r: "; ".join(
+            f"{k}: {e['diversity']:.2f} and {e['fidelity']:.3f}" for k, e in r.items() if isinstance(e, dict)
+        ),
+        "gram": lambda r: f"correlation of brightness, bag and shoe: {r['brightness_correlation']:.2f}",
+    }
+    rows = ["| what is shown | result |", "|---|---|"]
+    for name, line in lines.items():
+        if name in result:
+            rows.append(f"| {result[name]['what'].rstrip('.')} | {line(result[name])} |")
+    return "\n".join(rows)
+
+
 def read(name: str) -> dict:
     return json.loads((HERE / "results" / f"{name}.json").read_text())
 
@@ -76,7 +119,14 @@ def read(name: str) -> dict:
 def main() -> None:
     text = README.read_text()
     tables = {"results": results_table()}
-    for name, table in (("speed", speed_table), ("promises", promises_table), ("matching", matching_table)):
+    others = {
+        "speed": speed_table,
+        "promises": promises_table,
+        "matching": matching_table,
+        "generators": generators_table,
+        "systems": systems_table,
+    }
+    for name, table in others.items():
         if (HERE / "results" / f"{name}.json").exists():  # not measured yet: left as it is
             tables[name] = table()
     for marker, table in tables.items():
