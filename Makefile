@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: install demo test test-all check clean
+.PHONY: install demo test test-all soak check clean
 
 # A stamp, so that set-up runs again only when the dependencies change.
 install: $(VENV)/.installed
@@ -21,6 +21,9 @@ test: install
 
 test-all: install
 	$(BIN)/pytest -m "" --timeout=3600
+
+soak: install
+	$(BIN)/python tests/faults/soak.py
 
 check: install
 	$(BIN)/ruff format --check src tests benchmarks examples

@@ -94,7 +94,7 @@ class Run:
     seed: int = 0
     device: str = "auto"
     precision: str = "auto"
-    checkpoint_seconds: float = 30.0
+    checkpoint_seconds: float = 15.0
     log_every: int = 50
     quiet: bool = False
     label: str = "training"

@@ -1,0 +1,112 @@
+"""Train and translate for minutes under random kills; end with the weights of the undisturbed run.
+
+    python tests/faults/soak.py --minutes 20
+
+A third of the time goes to the undisturbed run, whose memory and open files must stay flat; the rest to the same run,
+killed about every 30 seconds and started again, and then to a translation with both models.
+"""
+
+import argparse
+import json
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+IMAGES_A_MINUTE = 60_000  # of the small mapping below, on one core, roughly
+FLAT = 1.1  # memory and open files of the last third, over those of the middle third
+
+
+def command(outdir: Path, images: int) -> list[str]:
+    """A small fit on the embedded digits against the embedded simulator: nothing else is needed."""
+    settings = ["--set", "encoder_width=16", "--images", str(images), "--precision", "fp32", "--quiet"]
+    source = ["--generator", "simulator:face", "--data", "embedded:handwriting/train"]
+    return [sys.executable, "-m", "namap", "fit", *source, "--outdir", str(outdir), *settings]
+
+
+def usage(pid: int) -> tuple[int, int] | None:
+    """Resident kilobytes and open files of a process; None once it has gone."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+        files = len(list(Path(f"/proc/{pid}/fd").iterdir()))
+    except OSError:
+        return None
+    found = [line for line in status.splitlines() if line.startswith("VmRSS")]
+    return (int(found[0].split()[1]), files) if found else None
+
+
+def watched(arguments: list[str]) -> list[tuple[int, int]]:
+    """Run to the end; memory and open files, once a second."""
+    process, seen = subprocess.Popen(arguments), []
+    while process.poll() is None:
+        found = usage(process.pid)
+        seen += [] if found is None else [found]
+        time.sleep(1)
+    assert process.returncode == 0, f"exit {process.returncode}"
+    return seen
+
+
+def killed(arguments: list[str], every: float, rng: random.Random) -> int:
+    """Run to the end, killed about every so many seconds; how often."""
+    kills = 0
+    while True:
+        process = subprocess.Popen(arguments)
+        try:
+            code = process.wait(rng.uniform(0.5, 1.5) * every)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            kills += 1
+            continue
+        assert code == 0, f"exit {code}"
+        return kills
+
+
+def growth(seen: list[tuple[int, int]], what: int) -> float:
+    """The largest of the last third over the largest of the middle third."""
+    third = len(seen) // 3
+    return max(s[what] for s in seen[2 * third :]) / max(s[what] for s in seen[third : 2 * third])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=20.0)
+    parser.add_argument("--every", type=float, default=30.0, help="seconds between kills, on average")
+    arguments = parser.parse_args()
+    images = round(arguments.minutes / 3 * IMAGES_A_MINUTE)
+    with tempfile.TemporaryDirectory() as scratch:
+        whole, broken = Path(scratch) / "whole", Path(scratch) / "broken"
+        seen = watched(command(whole, images))
+        kills = killed(command(broken, images), arguments.every, random.Random(0))
+        sums = [json.loads((p / "final" / "manifest.json").read_text())["sha256"] for p in (whole, broken)]
+        translate = ["translate", "embedded:handwriting/test", "--npz", "--quiet", "--solutions", "2"]
+        for path in (whole, broken):
+            run = [
+                sys.executable,
+                "-m",
+                "namap",
+                translate[0],
+                str(path),
+                *translate[1:],
+                "--outdir",
+                str(path / "out"),
+            ]
+            subprocess.run(run, check=True)
+        same = (whole / "out" / "analogies.npz").read_bytes() == (broken / "out" / "analogies.npz").read_bytes()
+    result = {
+        "seconds_watched": len(seen),
+        "kills": kills,
+        "same_weights": sums[0] == sums[1],
+        "same_answers": same,
+        "memory_growth": round(growth(seen, 0), 3),
+        "open_files_growth": round(growth(seen, 1), 3),
+    }
+    print(json.dumps(result, indent=2))
+    flat = max(result["memory_growth"], result["open_files_growth"]) < FLAT
+    sys.exit(0 if result["same_weights"] and same and flat and kills else 1)
+
+
+if __name__ == "__main__":
+    main()
