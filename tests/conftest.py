@@ -17,6 +17,7 @@ import torch
 from namap.data import ImageDomain, load_domain
 from namap.generators import DCGAN, freeze
 
+torch.set_num_threads(1)  # small steps gain little from threads; tests run in two processes instead
 LOOPBACK = ("127.0.0.1", "::1", "localhost", None)
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 

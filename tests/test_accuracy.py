@@ -14,7 +14,7 @@ def test_a_tiny_mapping_keeps_the_digit():
     x = load_domain("embedded:typeset/train")
     generator = train_generator(x, dcgan.Recipe(latent_dim=16, images=48_000, width=24), quiet=True)
     mapping = VAENAM(generator, images=50_000, encoder_width=24).fit("embedded:handwriting/train", quiet=True)
-    judge = train_classifier(x, images=20_000, quiet=True)
+    judge = train_classifier(x, images=12_000, quiet=True)
     result = evaluate_kept(mapping, load_domain("embedded:handwriting/test"), judge)
     assert judge.accuracy_on_x is not None
     assert judge.accuracy_on_x > 0.95

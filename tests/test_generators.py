@@ -115,9 +115,9 @@ FAMILIES = ("dcgan", "vae", "glo", "progressive", "stack")
 
 def settings(arch: str) -> dict:
     """Of a run of a few seconds."""
-    small = {"latent_dim": 16, "images": 24_000, "width": 16}
-    growing = {"images": 12_000, "rate": 3e-3, "width": 4}
-    return small | {"progressive": growing, "stack": {"images": 12_000, "stages": 2, "width": 6}}.get(arch, {})
+    small = {"latent_dim": 16, "images": 16_000, "width": 16}
+    growing = {"images": 10_000, "rate": 3e-3, "width": 4}
+    return small | {"progressive": growing, "stack": {"images": 8000, "stages": 2, "width": 6}}.get(arch, {})
 
 
 def frechet_distance(a: np.ndarray, b: np.ndarray, features: PCA) -> float:
@@ -180,7 +180,7 @@ def test_a_setting_of_another_family_is_named():
 @pytest.mark.parametrize(("beta", "low", "high"), [(1e-2, 0, 20), (1e-5, 25, 500)])
 def test_beta_sets_how_much_a_code_of_the_vae_says(tmp_path, beta, low, high):
     domain = load_domain("embedded:handwriting/train", size=32)
-    train_generator(domain, arch="vae", outdir=tmp_path, beta=beta, quiet=True, **settings("vae"))
+    train_generator(domain, arch="vae", outdir=tmp_path, beta=beta, quiet=True, **{**settings("vae"), "images": 10_000})
     assert low < read_log(tmp_path)[-1]["kl"] < high
 
 

@@ -164,18 +164,18 @@ def poses(count: int, seed: int) -> tuple[ImageDomain, torch.Tensor]:
 
 @pytest.mark.slow
 def test_the_spatial_transformer_recovers_a_known_place(tmp_path):
-    train, _ = poses(800, 0)
-    test, code = poses(100, 1)
-    mapping = NAM(wrap_generator(Upright(), 3), warp=True, query_size=32, images=10_000, batch_size=64, seed=0)
+    train, _ = poses(600, 0)
+    test, code = poses(40, 1)
+    mapping = NAM(wrap_generator(Upright(), 3), warp=True, query_size=32, images=7000, batch_size=64, seed=0)
     found = mapping.fit(train, tmp_path, quiet=True).translate(test)
-    assert found.x.shape == (100, 1, 1, 64, 64), "the analogy is upright and in full resolution"
+    assert found.x.shape == (40, 1, 1, 64, 64), "the analogy is upright and in full resolution"
     truth, ours = (WarpedGenerator.pose(torch.as_tensor(c)) for c in (code, found.codes[:, 0]))
     error = {name: (ours[name] - truth[name]).abs().median().item() for name in truth}
     assert 32 * max(error["shift_x"], error["shift_y"]) < 1, error
     assert error["scale"] < 0.03, error
     assert error["angle"] < 2, error
     again = Mapping.from_pretrained(tmp_path, generator=wrap_generator(Upright(), 3))
-    np.testing.assert_array_equal(again.translate(test).codes, found.codes)
+    np.testing.assert_array_equal(again.translate(test, refine=2).codes, mapping.translate(test, refine=2).codes)
 
 
 def test_an_encoder_predicts_the_place_and_query_size_needs_a_warp():
@@ -217,7 +217,7 @@ def test_fitted_codes_are_the_parameters_of_the_simulator():
     ink, paper = 0.4 * torch.rand(1500, 3, 1, 1, generator=rng), 1 - 0.5 * torch.rand(1500, 3, 1, 1, generator=rng)
     strokes = (nn.functional.avg_pool2d(face(z), 3, 1, 1) + 1) / 2
     domain = ImageDomain.from_array(to_uint8(2 * (paper * (1 - strokes) + ink * strokes) - 1).numpy())
-    mapping = VAENAM(FaceSimulator(32), images=30_000, seed=0).fit(domain.subset(slice(0, 1400)), quiet=True)
+    mapping = VAENAM(FaceSimulator(32), images=24_000, seed=0).fit(domain.subset(slice(0, 1400)), quiet=True)
     codes = torch.from_numpy(mapping.translate(domain.subset(slice(1400, 1500)), refine=30).codes[:, 0])
     truth, ours = face.parameters_of(z[1400:]), face.parameters_of(codes)
     correlation = {name: np.corrcoef(ours[name], truth[name])[0, 1] for name in truth}

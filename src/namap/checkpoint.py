@@ -8,8 +8,8 @@ import errno
 import hashlib
 import json
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,37 +36,40 @@ def atomic_directory(target: Path) -> Iterator[Path]:
     """
     with storage_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-        try:
-            scratch.chmod(0o755)
+        scratch, old = _beside(target), _beside(target)
+        try:  # before anything exists: a signal may raise between any two lines
+            scratch.mkdir()
             yield scratch
             sums = {p.name: file_sha256(p) for p in sorted(scratch.iterdir())}
             write_json(scratch / MANIFEST, {"sha256": sums})
             for path in scratch.iterdir():
                 _flush(path)
-            old = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent))
             if target.exists():
-                target.rename(old / target.name)
+                target.rename(old)
             scratch.rename(target)
             _flush(target.parent)
-            shutil.rmtree(old)
         finally:
-            if scratch.exists():
-                shutil.rmtree(scratch, ignore_errors=True)
+            if old.exists() and not target.exists():
+                old.rename(target)
+            for path in (scratch, old):
+                shutil.rmtree(path, ignore_errors=True)
 
 
 @contextmanager
 def atomic_file(target: Path) -> Iterator[IO[bytes]]:
     """Yield a binary file that becomes `target` when the block ends without error."""
-    with tempfile.NamedTemporaryFile(prefix=f".{target.name}.", dir=target.parent, delete=False) as file:
-        try:
+    scratch = _beside(target)
+    try:
+        with scratch.open("xb") as file:
             yield file
-            file.close()
-            Path(file.name).chmod(0o644)
-            Path(file.name).rename(target)
-        except BaseException:
-            Path(file.name).unlink(missing_ok=True)
-            raise
+        scratch.rename(target)
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+def _beside(target: Path) -> Path:
+    """A hidden place of its own in the directory of `target`; nothing is made there yet."""
+    return target.with_name(f".{target.name}.{secrets.token_hex(6)}")
 
 
 @contextmanager
