@@ -178,6 +178,12 @@ def test_the_spatial_transformer_recovers_a_known_place(tmp_path):
     np.testing.assert_array_equal(again.translate(test, refine=2).codes, mapping.translate(test, refine=2).codes)
 
 
+def test_an_encoder_of_places_has_a_prior():
+    generator = wrap_generator(Upright(), 3)
+    assert AENAM(generator).recipe.beta == 0
+    assert AENAM(generator, warp=True, query_size=32).recipe.beta > 0
+
+
 def test_an_encoder_predicts_the_place_and_query_size_needs_a_warp():
     train, _ = poses(64, 0)
     mapping = VAENAM(wrap_generator(Upright(), 3), warp=True, query_size=32, **SMALL).fit(train, quiet=True)

@@ -93,7 +93,7 @@ class Mapping:
         if settings.get("method", self.method) != self.method:
             raise UsageError(f"method {settings['method']}: {type(self).__name__} is method {self.method}")
         base = make_recipe({"loss": loss})
-        recipe = default_recipe(self.method, base.loss, generator.image_size)
+        recipe = default_recipe(self.method, base.loss, generator.image_size, bool(settings.get("warp")))
         self.recipe: Recipe = make_recipe({**asdict(recipe), **settings})
         if self.recipe.query_size and not self.recipe.warp:
             raise UsageError("setting query_size: only with warp=true, which reduces the generator's images to it")

@@ -65,14 +65,17 @@ class Recipe:
     query_scale: float = Field(default=1.0, gt=0.1, le=1)
 
 
-def default_recipe(method: Method = "vae", loss: Loss = "appearance", image_size: int = 32) -> Recipe:
+def default_recipe(
+    method: Method = "vae", loss: Loss = "appearance", image_size: int = 32, warp: bool = False
+) -> Recipe:
     """The recipe that `namap fit` uses unless told otherwise.
 
     Under the appearance-invariant loss T earns its freedom; under the papers' losses T is the papers' CRN. F is 8
     for 32 pixels and 32 above; NAM learns 2000 queries, T at 1e-3 and codes at 0.03 (NAM §3.6).
     """
     nam = {"rate": 1e-3, "queries": 2000, "beta": 0.0} if method == "nam" else {}
-    ae = {"ae": {"beta": 0.0}, "wae": {"beta": 0.1}}.get(method, {})
+    # A place has no meaning without a prior: an encoder would push images out of their frame and lose the gradient.
+    ae = {"ae": {"beta": 1e-2 if warp else 0.0}, "wae": {"beta": 0.1}}.get(method, {})
     paper = {} if loss == "appearance" else {"mapper": "crn", "skip": loss == "gram"}
     size = {"filters": 8, "blocks": 3, "encoder_width": 32} if image_size <= 32 else {"filters": 32, "blocks": 4}
     return make_recipe({"method": method, "loss": loss, **paper, **nam, **ae, **size})

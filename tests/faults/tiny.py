@@ -40,7 +40,8 @@ def fit(method: str, outdir: Path) -> None:
 
 RUNS = {
     "generator": train_generator,
-    **{method: functools.partial(fit, method) for method in METHODS},
+    # wae differs from ae in one term of its loss.
+    **{method: functools.partial(fit, method) for method in ("nam", "ae", "vae")},
 }
 
 
