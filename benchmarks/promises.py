@@ -22,7 +22,7 @@ def main() -> None:
     marks = "" if parser.parse_args().all else "not long"
     with tempfile.TemporaryDirectory() as scratch:
         outcome = Path(scratch) / "outcome.xml"
-        command = [sys.executable, "-m", "pytest", "tests/faults", "-m", marks, "--timeout=3600"]
+        command = [sys.executable, "-m", "pytest", "tests/faults", "-n", "0", "-m", marks, "--timeout=3600"]
         status = subprocess.run([*command, f"--junitxml={outcome}"], cwd=HERE.parent, check=False).returncode
         cases = list(ElementTree.parse(outcome).iter("testcase"))
     found: dict[str, list[bool]] = defaultdict(list)
