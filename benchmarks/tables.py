@@ -72,12 +72,17 @@ def promises_table() -> str:
 
 def generators_table() -> str:
     result = read("generators")
+    text = (
+        "**Any generator will do, a better one does better** (`python benchmarks/generators.py --data-root DATA`): the "
+        "same street digits mapped with digit generators of five kinds, one budget for all, smaller than above."
+    )
+    picture = "![Queries; then samples of each generator, and its analogies](benchmarks/results/generators.png)"
     rows = ["| generator (NAM Fig. 4) | digit kept | judge's confidence on samples | minutes, generator + mapping |"]
     rows.append("|---|---|---|---|")
     for kind, r in result["kinds"].items():
         minutes = " + ".join(f"{r['seconds'][part] / 60:.0f}" for part in ("generator", "mapping"))
         rows.append(f"| {kind} | {r['kept']:.1%} | {r['confidence_on_samples']:.1%} | {minutes} |")
-    return "\n".join(rows)
+    return "\n".join([text, "", *rows, "", picture])
 
 
 def systems_table() -> str:
