@@ -15,23 +15,31 @@ if TYPE_CHECKING:
     from .analogies import Analogies
     from .data import ImageDomain, load_domain
     from .errors import NamapError
+    from .exploring import explore
     from .generators import load_generator, train_generator, wrap_generator
-    from .mapping import AENAM, NAM, VAENAM, Mapping
+    from .grounding import Grounding
+    from .mapping import AENAM, NAM, VAENAM, WAENAM, Mapping
     from .matching import Matches, match
+    from .strong import StrongMapper, train_mapper
 
 _HOMES = {
     "AENAM": "mapping",
     "Analogies": "analogies",
+    "Grounding": "grounding",
     "ImageDomain": "data",
     "Mapping": "mapping",
     "Matches": "matching",
     "NAM": "mapping",
     "NamapError": "errors",
+    "StrongMapper": "strong",
     "VAENAM": "mapping",
+    "WAENAM": "mapping",
+    "explore": "exploring",
     "load_domain": "data",
     "load_generator": "generators",
     "match": "matching",
     "train_generator": "generators",
+    "train_mapper": "strong",
     "wrap_generator": "generators",
 }
 
@@ -39,15 +47,20 @@ __all__ = [
     "AENAM",
     "NAM",
     "VAENAM",
+    "WAENAM",
     "Analogies",
+    "Grounding",
     "ImageDomain",
     "Mapping",
     "Matches",
     "NamapError",
+    "StrongMapper",
+    "explore",
     "load_domain",
     "load_generator",
     "match",
     "train_generator",
+    "train_mapper",
     "wrap_generator",
 ]
 
