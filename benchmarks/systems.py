@@ -35,7 +35,7 @@ from namap.mapping import METHODS, NAM, VAENAM, Mapping
 from namap.networks import VGGFeatures
 from namap.report import image_grid
 from namap.strong import train_mapper
-from namap.tensors import random_stream, to_uint8
+from namap.tensors import from_numpy, random_stream, to_uint8
 
 SYSTEMS: dict[str, Callable[[Path, Path], dict]] = {}
 
@@ -162,10 +162,11 @@ def strong(data: Path, home: Path) -> dict:
     mapping = print_mapping(home, "vae")
     queries = load_domain("embedded:handwriting/train")
     mapper, errors = train_mapper(mapping, queries, home)
-    x = mapping.sample_x(12)
+    shown = load_domain("embedded:handwriting/test").subset(slice(0, 12))
+    x = from_numpy(mapping.translate(shown).x[:, 0])
     with torch.no_grad():
-        both = [to_uint8(t).numpy() for t in (x, mapping.map_forward(x), mapper(x))]
-    draw(both, RESULTS / "strong.png")
+        rows = [to_uint8(t).numpy() for t in (x, mapping.map_forward(x), mapper(x))]
+    draw([shown.images, *rows], RESULTS / "strong.png")
     return {"mean_absolute_error_of_255": errors}
 
 

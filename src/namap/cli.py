@@ -1,6 +1,5 @@
 """The command line. Each verb parses, calls one function of the library, and says what came out."""
 
-import json
 import signal
 import sys
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Annotated
 import typer
 
 from . import cli_generators, cli_solutions
+from .cli_bench import bench
 from .cli_match import match
 from .console import clear, end, keep_freed_memory, parse_range, parse_seeds, read_settings, say
 from .errors import DataError, Interrupted, NamapError, StorageError, UsageError
@@ -54,6 +54,7 @@ app.command("train-mapper", epilog=mapper_example)(cli_solutions.train_mapper)
 ground_example = example("namap ground runs/sketches runs/photos sketches/ --outdir out")
 app.command(epilog=ground_example)(cli_solutions.ground)
 app.command(epilog=example("namap match photos/ sketches/ --outdir out"))(match)
+app.command(epilog=example("namap bench speed"))(bench)
 
 
 @app.command(epilog=example("namap fit --generator runs/g --data sketches/ --outdir runs/map"))
@@ -291,28 +292,6 @@ def report(
     options = {"vgg_weights": vgg_weights, "vgg_input": vgg_input, "device": device, "precision": precision}
     report_run(model, data, output, solutions, generator=generator, **options)
     typer.echo(f"report in {output}")
-
-
-@app.command(epilog=example("namap bench speed"))
-def bench(
-    name: Annotated[str, typer.Argument(help="speed")],
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="Also write the result there, as JSON.")] = None,
-    vgg_weights: Annotated[
-        Path | None, typer.Option(help="Local VGG-16 weights; their values do not matter for speed.")
-    ] = None,
-    as_json: AsJson = False,
-    debug: Debug = False,
-) -> None:
-    """Measure this machine: images/s of every method, fp32 NCHW and namap's default side by side."""
-    from .speed import bench_speed, speed_table
-
-    if name != "speed":
-        raise UsageError(f"bench {name}: unknown; use speed")
-    result = bench_speed(vgg_weights)
-    if output is not None:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        output.write_text(json.dumps(result, indent=2) + "\n")
-    say(result, as_json, speed_table(result))
 
 
 def main() -> None:

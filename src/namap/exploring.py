@@ -83,7 +83,7 @@ def explore(
         solutions: k, at least 2.
         directions: m.
         seed: of samples and starts.
-        temperature: factor on their noise.
+        temperature: factor on their noise, and on the steps along a direction.
         features: network of the perceptual distance; None: pixels.
 
     Raises:
@@ -96,7 +96,7 @@ def explore(
     codes = torch.from_numpy(found[0]).to(mapping.device)
     y = from_numpy(domain.images, mapping.device)
     centre, axes = _spread(mapping, y, codes, directions)
-    steps = torch.tensor(STEPS, device=codes.device)
+    steps = temperature * torch.tensor(STEPS, device=codes.device)
     lines = centre + steps[None, :, None] * axes[:, None]
     distances = _distances(_picture(mapping, codes), features)
     a, b = max(combinations(range(solutions), 2), key=lambda pair: distances[pair])

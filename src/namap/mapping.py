@@ -262,16 +262,17 @@ class Mapping:
 
         Args:
             x: `[b c h w]` in [-1, 1], e.g. analogies.
-            like: queries whose appearance (an affine map of T's output, fitted per image) the result takes; only
-                under the appearance-invariant loss, whose T has one channel and no colours of its own.
+            like: images whose appearance (an affine map of T's output, fitted per image) the result takes; only under
+                the appearance-invariant loss, whose T has one channel and no colours of its own. None: x itself.
 
         Returns:
             `[b c h w]` in [-1, 1].
         """
         with autocast(self.device, self.precision):
             t = self.mapper(x.to(self.device)).float()
-        if like is not None and self.recipe.loss == "appearance":
-            t = paint(t, *fit_appearance(t, like.to(self.device)))
+        if self.recipe.loss == "appearance":
+            colours = x.mean(1, keepdim=True) if like is None else like
+            t = paint(t, *fit_appearance(t, colours.to(self.device)))
         return t.expand(-1, self.channels, -1, -1).clamp(-1, 1)
 
     def prepare_queries(self, data: str | Path | ImageDomain) -> ImageDomain:

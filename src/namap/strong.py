@@ -190,7 +190,7 @@ def compare_mappers(
 ) -> dict[str, float]:
     """Mean absolute error (of 255) of X → Y on held-out pairs: small T, small T in each query's colours, strong T.
 
-    The second is what an appearance-invariant T was trained for; it has seen the colours of the very query.
+    They differ under the appearance-invariant loss only, whose T is painted in the colours of x or of the very query.
     """
     totals = {"small": 0.0, "small_in_colours_of_query": 0.0, "strong": 0.0}
     precision = pick_precision(mapping.precision, mapping.device)

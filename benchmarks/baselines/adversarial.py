@@ -1,0 +1,122 @@
+"""What the rivals share: two translators, two critics, unpaired batches and one loop, which is namap's own.
+
+Both domains get the same number of channels. A rival says which networks it has and what their losses are.
+"""
+
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from namap.data import ImageDomain
+from namap.tensors import Images, autocast, from_numpy, pick_device, pick_precision, place, to_uint8
+from namap.training import Batch, Run, Update, batch_index, train
+
+
+class Rival:
+    """A pair of translators X <-> Y and a critic of each domain, as a task of the training loop.
+
+    Args:
+        x: images of X; those of Y come with the batches.
+        channels: of the images of both domains.
+        seed: of the initialisation and of the order of X.
+    """
+
+    name: str
+    batch_size: int
+    betas = (0.5, 0.999)
+    weight_decay = 0.0
+    rate = 2e-4
+
+    def __init__(self, x: ImageDomain, y: ImageDomain, seed: int):
+        self.x, self.seed = x, seed
+        device = pick_device()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            networks = {name: place(module, device) for name, module in self.networks(x.channels, x.size).items()}
+        self.to_x, self.to_y = networks["to_x"], networks["to_y"]
+        self.critic_x, self.critic_y = networks["critic_x"], networks["critic_y"]
+        self.modules: dict[str, nn.Module] = networks
+        self.optimizers: dict[str, torch.optim.Optimizer] = {
+            "translators": self.adam(self.to_x, self.to_y),
+            "critics": self.adam(self.critic_x, self.critic_y),
+        }
+        self.config: dict[str, Any] = {"rival": self.name, "x": x.fingerprint}
+
+    def adam(self, *modules: nn.Module) -> torch.optim.Adam:
+        parameters = [p for module in modules for p in module.parameters()]
+        return torch.optim.Adam(parameters, self.rate, self.betas, weight_decay=self.weight_decay, fused=True)
+
+    def networks(self, channels: int, size: int) -> dict[str, nn.Module]:
+        """to_x, to_y, critic_x, critic_y, and whatever else belongs into a checkpoint."""
+        raise NotImplementedError
+
+    def learning_rate(self, progress: float) -> float:
+        return 1.0
+
+    def after_step(self, step: int) -> None: ...
+
+    def concern(self, row: dict[str, float]) -> str:
+        return ""
+
+    def updates(self, batch: Batch) -> Iterator[Update]:
+        raise NotImplementedError
+
+    def draw_x(self, batch: Batch) -> Images:
+        """As many images of X as of Y, in an order of their own."""
+        step = batch.images_seen // len(batch.images)
+        rows = batch_index(len(self.x), len(batch.images), self.seed + 10_000, step)
+        return from_numpy(self.x.images[rows], batch.images.device)
+
+
+def critics(trainable: bool, *modules: nn.Module) -> None:
+    """Critics need no gradient while the translators learn."""
+    for module in modules:
+        module.requires_grad_(trainable)
+
+
+def train_rival(
+    kind: type[Rival], x: ImageDomain, y: ImageDomain, queries: ImageDomain, seconds: float, seed: int, home: Path
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """Train a rival for about `seconds` and translate `queries`; returns uint8 `[n 1 c h w]` and what it cost."""
+    channels = max(x.channels, y.channels)
+    x, y, queries = (d.resized(x.size, channels) for d in (x, y, queries))
+    images = budgeted_images(kind, x, y, seconds, home)
+    rival = kind(x, y, seed)
+    log = train(rival, y, Run(images, kind.batch_size, seed, label=f"training {kind.name}"), home)
+    return answer(rival, queries), {"seconds": log[-1]["seconds"], "images_seen": images}
+
+
+def budgeted_images(kind: type[Rival], x: ImageDomain, y: ImageDomain, seconds: float, home: Path) -> int:
+    """Images that fit `seconds` on this machine now, measured once and kept, so that a killed run goes on."""
+    record = home / "budget.txt"
+    if record.exists():
+        return int(record.read_text())
+    times = []
+    probe = replace(y, images=y.images[: 64 * kind.batch_size], labels=None)
+    for steps in (6, 36):
+        run = Run(steps * kind.batch_size, kind.batch_size, quiet=True)
+        started = time.monotonic()
+        train(kind(x, y, 0), probe, run)
+        times.append(time.monotonic() - started)
+    images = max(1, int(seconds / max((times[1] - times[0]) / 30, 1e-3))) * kind.batch_size
+    home.mkdir(parents=True, exist_ok=True)
+    record.write_text(str(images))
+    return images
+
+
+@torch.no_grad()
+def answer(rival: Rival, queries: ImageDomain) -> np.ndarray:
+    """Y -> X for every query, in evaluation mode."""
+    device = pick_device()
+    network = rival.to_x.eval()
+    parts = []
+    for start in range(0, len(queries), 100):
+        with autocast(device, pick_precision("auto", device)):
+            parts.append(to_uint8(network(from_numpy(queries.images[start : start + 100], device)).float()).cpu())
+    return torch.cat(parts).numpy()[:, None]

@@ -1,0 +1,9 @@
+"""One file per kind of experiment; `EXPERIMENTS` is what `namap bench NAME` knows."""
+
+from ..scene import Experiment
+from .cars import CAR2CAR, CAR2CAR_BACK
+from .digits import DIGITS2STREET, HANDWRITING2PRINT, STREET2DIGITS
+from .pairs import EDGES2BAGS, EDGES2SHOES
+
+ALL = (STREET2DIGITS, DIGITS2STREET, CAR2CAR, CAR2CAR_BACK, EDGES2SHOES, EDGES2BAGS, HANDWRITING2PRINT)
+EXPERIMENTS: dict[str, Experiment] = {e.name: e for e in ALL}

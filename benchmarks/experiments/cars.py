@@ -1,0 +1,129 @@
+"""Car2Car: two disjoint sets of cars; the azimuth of an analogy must follow the query's, equal or reversed."""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from namap import checkpoint
+from namap.data import ImageDomain
+from namap.evaluation.classifier import ClassifierTask, jitter
+from namap.generators import freeze
+from namap.generators.families import dcgan
+from namap.networks import NIN
+from namap.tensors import autocast, from_numpy, pick_device, pick_precision, place
+from namap.training import Batch, Run, Update, train
+
+from ..judging import Realism
+from ..scene import QUICK_IMAGES, Experiment, Judge, Scene, Sources
+
+HALF_TURN = 90.0  # degrees that the regressor's unit stands for
+
+
+class AngleTask(ClassifierTask):
+    """Huber loss on the angle, of shifted and turned images."""
+
+    def updates(self, batch: Batch):
+        assert batch.labels is not None
+        angle = self.network(jitter(batch.images, batch.rng))[:, 0]
+        loss = F.smooth_l1_loss(angle, batch.labels / HALF_TURN, reduction="none", beta=0.02)
+        yield Update(("network",), loss, {"loss": loss})
+
+
+def angles(scene: Scene, which: str) -> np.ndarray:
+    """Azimuths in degrees, of the rows of a split."""
+    source = getattr(scene.sources, which).format(root=scene.root)
+    if ".npz:" in source:
+        path, _, key = source.partition(":")
+        return np.load(path)[key.replace("x_", "angle_deg_")].astype(np.int64)
+    with (Path(source) / "angles.csv").open(newline="") as file:
+        by_name = {row["file"]: float(row["angle"]) for row in csv.DictReader(file)}
+    return np.array([by_name[Path(name).name] for name in scene.load(which).names]).round().astype(np.int64)
+
+
+def angle_judge(scene: Scene, home: Path) -> Judge:
+    """Root median squared residual of the angle after the best of `equal` and `reversed`, each with its own offset."""
+    regressor = obtain_regressor(scene, home / "regressor")
+    own = np.abs(measure(regressor, scene.x_test.images) - angles(scene, "x_test"))
+    realism = Realism(scene, home)
+
+    def judge(x: np.ndarray, of: str = "y_test") -> dict[str, Any]:
+        found, truth = measure(regressor, x[:, 0]), angles(scene, of)
+        return {**residuals(found, truth), "judge_on_x": float(np.median(own)), **realism(x)}
+
+    return judge
+
+
+def residuals(found: np.ndarray, truth: np.ndarray) -> dict[str, Any]:
+    """Of found = slope truth + offset with the better of the slopes 1 and -1, and of the best line of any slope.
+
+    >>> residuals(np.array([10.0, 0.0, -10.0]), np.array([-10.0, 0.0, 10.0]))["angle"]
+    0.0
+    """
+    by_slope = {slope: np.abs(found - slope * truth - np.median(found - slope * truth)) for slope in (1, -1)}
+    slope = min(by_slope, key=lambda s: np.median(by_slope[s]))
+    line = np.polyfit(truth, found, 1)
+    return {
+        "angle": float(np.median(by_slope[slope])),
+        "angle_any_line": float(np.median(np.abs(found - np.polyval(line, truth)))),
+        "within_10_degrees": float((by_slope[slope] < 10).mean()),
+        "relation": "equal" if slope == 1 else "reversed",
+    }
+
+
+def obtain_regressor(scene: Scene, home: Path) -> NIN:
+    """A NIN that tells the azimuth of real cars of X; trained once."""
+    device = pick_device()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = place(NIN(scene.x_train.channels, 1, 48), device)
+    if (home / "final").is_dir():
+        tensors, _ = checkpoint.load_directory(home / "final")
+        checkpoint.load_weights(network, tensors, home / "final")
+        return freeze(network)
+    labelled = ImageDomain.from_array(scene.x_train.images, angles(scene, "x_train"), scene.x_train.source)
+    images = QUICK_IMAGES if scene.quick else 120_000
+    train(AngleTask(network), labelled, Run(images, 64, 0, label="training the regressor"), home)
+    checkpoint.save_directory(home / "final", network.state_dict(), {"format": "angle-regressor"})
+    return freeze(network)
+
+
+@torch.no_grad()
+def measure(regressor: NIN, images: np.ndarray) -> np.ndarray:
+    """Azimuth of each image in degrees."""
+    device = next(regressor.parameters()).device
+    with autocast(device, pick_precision("auto", device)):
+        parts = [regressor(from_numpy(images[i : i + 200], device))[:, 0] for i in range(0, len(images), 200)]
+    return HALF_TURN * torch.cat(parts).float().cpu().numpy()
+
+
+def car_experiment(name: str, x: str, y: str) -> Experiment:
+    def sources(place: str) -> Sources:
+        return Sources(*(place.format(side=s, split=p) for s in (x, y) for p in ("train", "test")))
+
+    return Experiment(
+        name=name,
+        what=f"cars of set {y} to cars of set {x}; median residual of the azimuth in degrees",
+        sources={
+            "reference": sources("{{root}}/cars.npz:x_{side}_{split}"),
+            "papers": sources("{{root}}/cars/{side}/{split}"),
+        },
+        generator=dcgan.Recipe(latent_dim=32, images=200_000, width=32),
+        ours={"images": 60_000, "filters": 16},
+        papers={"skip": True, "beta": 1e-3},
+        judge=angle_judge,
+        headline={
+            "angle": "degrees",
+            "within_10_degrees": "within 10°",
+            "taken_for_x": "taken for X",
+            "kid": "KID",
+            "diversity": "diversity",
+        },
+    )
+
+
+CAR2CAR = car_experiment("car2car", "a", "b")
+CAR2CAR_BACK = car_experiment("car2car-back", "b", "a")

@@ -1,0 +1,66 @@
+"""What the judges share. A judge sees test answers only; its networks are trained on real training images of X."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from namap.data import ImageDomain
+from namap.evaluation import obtain_classifier
+from namap.evaluation.classifier import Classifier
+from namap.evaluation.metrics import kernel_distance, perceptual_diversity
+
+from .scene import QUICK_IMAGES, Judge, Scene
+
+
+def label_judge(scene: Scene, home: Path) -> Judge:
+    """Labels kept, by a NIN trained on X; beside it realism and diversity."""
+    budget = {"images": QUICK_IMAGES} if scene.quick else {}
+    classifier = obtain_classifier(home / "classifier", scene.x_train, held_out=scene.x_test, **budget)
+    realism = Realism(scene, home)
+
+    def judge(x: np.ndarray, of: str = "y_test") -> dict[str, Any]:
+        labels = getattr(scene, of).labels
+        predicted = classifier.predict(x.reshape(-1, *x.shape[2:])).reshape(x.shape[:2])
+        right = predicted == labels[:, None]
+        confusion = np.zeros((classifier.classes, classifier.classes), int)
+        np.add.at(confusion, (labels, predicted[:, 0]), 1)
+        return {
+            "kept": float(right[:, 0].mean()),
+            "kept_by_any": float(right.any(1).mean()),
+            "judge_on_x": classifier.accuracy_on_x,
+            "confusion": confusion.tolist(),
+            **realism(x),
+        }
+
+    return judge
+
+
+class Realism:
+    """KID to training images of X, how often a classifier of X against Y takes an answer for X, and diversity."""
+
+    def __init__(self, scene: Scene, home: Path):
+        self.scene = scene
+        self.reference = scene.x_train.images[np.random.default_rng(0).permutation(len(scene.x_train))[:1000]]
+        self.sides = domain_classifier(scene, home)
+
+    def __call__(self, x: np.ndarray) -> dict[str, Any]:
+        first = x[:, 0]
+        size, channels = self.reference.shape[2], self.reference.shape[1]
+        comparable = ImageDomain.from_array(first).resized(size, channels).images
+        return {
+            "kid": kernel_distance(comparable, self.reference, self.scene.features),
+            "taken_for_x": float((self.sides.predict(first) == 0).mean()),
+            "diversity": perceptual_diversity(x, self.scene.features) if x.shape[1] > 1 else None,
+        }
+
+
+def domain_classifier(scene: Scene, home: Path) -> Classifier:
+    """0 for X, 1 for Y, from equally many training images of both, in X's channels."""
+    count = min(len(scene.x_train), len(scene.y_train), 4000)
+    rng = np.random.default_rng(0)
+    sides = (scene.x_train, scene.y_train.resized(scene.x_train.size, scene.x_train.channels))
+    images = np.concatenate([d.images[rng.permutation(len(d))[:count]] for d in sides])
+    both = ImageDomain.from_array(images, np.repeat([0, 1], count))
+    images = QUICK_IMAGES if scene.quick else 64_000
+    return obtain_classifier(home / "domain-classifier", both, images=images, width=32)

@@ -1,0 +1,185 @@
+"""The rows of every table: namap, the papers' methods, the rivals, and what needs no training.
+
+A method is a function of (scene, seed, budget, home) that answers the test queries. The generator of a seed is trained
+once, in a cell of its own, and shared.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from namap.data import ImageDomain
+from namap.generators import Generator, load_generator, sample, train_generator
+from namap.losses import Reconstruction, l2
+from namap.mapping import METHODS, Mapping
+from namap.recipes import default_recipe
+from namap.runs import read_log
+from namap.solving import optimise_codes
+from namap.tensors import autocast, from_numpy, pick_precision, random_stream, to_uint8
+
+from .baselines import RIVALS, train_rival
+from .scene import Scene
+
+INVERSION_STARTS, INVERSION_STEPS = 4, 200
+NAM_STEPS = 100  # of Eq. 6, as in VAE-NAM's comparison of run times
+
+
+@dataclass
+class Answer:
+    """What a method gives.
+
+    Attributes:
+        x: uint8 `[n k c h w]`, answers to the test queries (of `bound`: to the test images of X).
+        of: which test images they answer.
+        images_seen: in training, of the mapping or the rival.
+        evidence: what can be seen without labels, e.g. the held-out loss.
+        settings: of the training.
+    """
+
+    x: np.ndarray
+    of: str = "y_test"
+    images_seen: int = 0
+    evidence: dict[str, float] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
+
+
+def generator(scene: Scene, seed: int, seconds: float, home: Path) -> Answer:
+    """G of this seed; its answer is a sheet of samples, judged for realism only."""
+    recipe = replace(scene.generator, seed=seed)
+    trained = train_generator(scene.x_train, recipe, home)
+    with torch.no_grad():
+        x = to_uint8(sample(trained, 500, random_stream(1))).numpy()
+    return Answer(x[:, None], "samples", recipe.images, {}, asdict(recipe))
+
+
+def own_generator(home: Path, seed: int) -> Generator:
+    return load_generator(home.parent / f"generator-{seed}")
+
+
+def namap(scene: Scene, seed: int, seconds: float, home: Path) -> Answer:
+    """namap's best recipe."""
+    settings = {"method": "vae", **scene.ours}
+    return fitted(scene, seed, home, settings)
+
+
+def paper(method: str) -> Callable[[Scene, int, float, Path], Answer]:
+    """NAM, AE-NAM or VAE-NAM with the papers' losses and rates, for as long as namap's mapping took."""
+
+    def run(scene: Scene, seed: int, seconds: float, home: Path) -> Answer:
+        settings: dict[str, Any] = {"method": method, "loss": "perceptual", **scene.experiment.papers}
+        settings["images"] = budgeted_images(scene, settings, seconds, home, own_generator(home, seed))
+        return fitted(scene, seed, home, settings)
+
+    run.__doc__ = f"{method.upper()} as published."
+    return run
+
+
+def fitted(scene: Scene, seed: int, home: Path, settings: dict[str, Any]) -> Answer:
+    """Fit, translate the test queries, and give what can be seen without labels."""
+    mapping = make_mapping(scene, settings, own_generator(home, seed), seed).fit(scene.y_train, home)
+    # VAE-NAM samples; an autoencoder has one answer, and NAM's starts cost a hundred passes through VGG each.
+    solutions = scene.experiment.solutions if settings["method"] == "vae" else 1
+    refine = (5 if scene.quick else NAM_STEPS) if settings["method"] == "nam" else None
+    found = mapping.translate(scene.y_test, solutions, refine, seed=seed)
+    last = read_log(home)[-1]
+    evidence = {"held_out_loss": float(found.losses[:, 0].mean()), "diversity_of_analogies": last["diversity"]}
+    return Answer(found.x, "y_test", mapping.recipe.images, evidence, asdict(mapping.recipe))
+
+
+def make_mapping(scene: Scene, settings: dict[str, Any], g: Generator, seed: int) -> Mapping:
+    settings = dict(settings)
+    method, loss = settings.pop("method"), settings.get("loss", "appearance")
+    vgg = scene.vgg if loss in ("perceptual", "gram") else {}
+    return METHODS[method](g, seed=seed, **vgg, **settings)
+
+
+def budgeted_images(scene: Scene, settings: dict[str, Any], seconds: float, home: Path, g: Generator) -> int:
+    """Images that a mapping sees in `seconds` of processor time; measured once and kept."""
+    record = home / "budget.txt"
+    if record.exists():
+        return int(record.read_text())
+    batch = default_recipe(image_size=g.image_size).batch_size
+    queries = scene.y_train.subset(slice(0, 4 * batch))
+    times = []
+    for steps in (2, 8):
+        started = time.process_time()
+        make_mapping(scene, settings | {"images": steps * batch}, g, 0).fit(queries, quiet=True)
+        times.append(time.process_time() - started)
+    images = max(1, int(seconds / max((times[1] - times[0]) / 6, 1e-3))) * batch
+    home.mkdir(parents=True, exist_ok=True)
+    record.write_text(str(images))
+    return images
+
+
+def rival(name: str) -> Callable[[Scene, int, float, Path], Answer]:
+    """An adversarial rival, for as long as namap's generator and mapping took together."""
+
+    def run(scene: Scene, seed: int, seconds: float, home: Path) -> Answer:
+        x, cost = train_rival(RIVALS[name], scene.x_train, scene.y_train, scene.y_test, seconds, seed, home)
+        return Answer(x, "y_test", cost["images_seen"], {}, {"batch_size": RIVALS[name].batch_size})
+
+    run.__doc__ = RIVALS[name].__doc__
+    return run
+
+
+def copy(scene: Scene, seed: int, seconds: float, home: Path) -> Answer:
+    """The query itself: resized, in X's channels, with the mean and deviation of X."""
+    x = scene.x_train
+    queries = scene.y_test.resized(x.size, x.channels).images.astype(np.float32)
+    mean, deviation = queries.mean((0, 2, 3), keepdims=True), queries.std((0, 2, 3), keepdims=True)
+    wanted = x.images.astype(np.float32)
+    recoloured = (queries - mean) / deviation * wanted.std((0, 2, 3), keepdims=True) + wanted.mean(
+        (0, 2, 3), keepdims=True
+    )
+    return Answer(recoloured.round().clip(0, 255).astype(np.uint8)[:, None])
+
+
+def nearest(scene: Scene, seed: int, seconds: float, home: Path) -> Answer:
+    """The training image of X whose pixels correlate best with the query's, up to a sign."""
+    x = scene.x_train
+    queries = scene.y_test.resized(x.size, x.channels)
+    best = np.abs(standardised(queries) @ standardised(x).T).argmax(1)
+    return Answer(x.images[best][:, None])
+
+
+def standardised(domain: ImageDomain) -> np.ndarray:
+    flat = domain.images.mean(1).reshape(len(domain), -1).astype(np.float32)
+    flat -= flat.mean(1, keepdims=True)
+    return flat / (np.linalg.norm(flat, axis=1, keepdims=True) + 1e-6)
+
+
+def bound(scene: Scene, seed: int, seconds: float, home: Path) -> Answer:
+    """G's own inversion of test images of X: Eq. 6 with T the identity, the best of four starts."""
+    g = own_generator(home, seed)
+    starts_of_each, steps = (1, 5) if scene.quick else (INVERSION_STARTS, INVERSION_STEPS)
+    device = next(g.parameters()).device
+    queries = scene.x_test.images
+    parts = []
+    for start in range(0, len(queries), 100):
+        y = from_numpy(queries[start : start + 100], device)
+        rng = random_stream(seed, start, device=device)
+        starts = torch.randn(len(y), starts_of_each, g.latent_dim, generator=rng, device=device)
+        with autocast(device, pick_precision("auto", device)):
+            _, losses, x = optimise_codes(g, torch.nn.Identity(), Reconstruction(l2), y, starts, steps, 0.05, 1e-4)
+        parts.append(x[torch.arange(len(y)), losses.argmin(1)])
+    return Answer(to_uint8(torch.cat(parts)).cpu().numpy()[:, None], "x_test")
+
+
+ROWS: dict[str, Callable[[Scene, int, float, Path], Answer]] = {
+    "generator": generator,
+    "namap": namap,
+    "nam": paper("nam"),
+    "ae": paper("ae"),
+    "vae": paper("vae"),
+    **{name: rival(name) for name in RIVALS},
+    "copy": copy,
+    "nearest": nearest,
+    "bound": bound,
+}
+ONCE = ("copy", "nearest")  # the same for every seed
+LIKE_MAPPING = ("nam", "ae", "vae")  # given namap's time for the mapping; rivals get that and the generator's

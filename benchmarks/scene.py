@@ -1,0 +1,129 @@
+"""What an experiment is: two domains with a test split each, recipes, and a judge of the answers."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from namap.data import ImageDomain, load_domain
+from namap.errors import DataError
+from namap.generators.families import dcgan
+from namap.networks import VGGFeatures
+
+VGG_FILE = "weights/vgg16_hed_bsds.safetensors"
+QUICK_IMAGES = 2000
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Where the images are, as `load_domain` reads them; `{root}` is the data root."""
+
+    x_train: str
+    x_test: str
+    y_train: str
+    y_test: str
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Translation of queries of Y to X.
+
+    Attributes:
+        name: of the command, the results file and the figure.
+        what: one sentence for people.
+        sources: of each collection of data: `reference` (the one that `--data-root` holds) or `papers`.
+        generator: recipe of G.
+        ours: settings of namap's best recipe, beyond the defaults.
+        papers: settings of the rows that repeat the papers.
+        judge: makes, from a scene and a directory to keep classifiers in, the function that scores answers.
+        headline: the measures that the results table shows, with their headings.
+        solutions: analogies per query, where a method can give several.
+    """
+
+    name: str
+    what: str
+    sources: dict[str, Sources]
+    generator: dcgan.Recipe
+    judge: "Callable[[Scene, Path], Judge]"
+    headline: dict[str, str]
+    ours: dict[str, Any] = field(default_factory=dict)
+    papers: dict[str, Any] = field(default_factory=dict)
+    solutions: int = 4
+
+
+# Scores answers `[n k c h w]` to the test queries, or, with `of="x_test"`, inversions of the test images of X.
+Judge = Callable[[np.ndarray, str], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Scene:
+    """An experiment on one collection of data."""
+
+    experiment: Experiment
+    data: str
+    root: Path
+    quick: bool = False  # budgets of seconds: to see that everything runs, not to measure
+
+    @property
+    def generator(self) -> dcgan.Recipe:
+        """Recipe of G."""
+        recipe = self.experiment.generator
+        return replace(recipe, images=QUICK_IMAGES, width=8) if self.quick else recipe
+
+    @property
+    def ours(self) -> dict[str, Any]:
+        """Settings of namap's row."""
+        return self.experiment.ours | ({"images": QUICK_IMAGES} if self.quick else {})
+
+    def load(self, which: str) -> ImageDomain:
+        source = getattr(self.sources, which).format(root=self.root)
+        file = Path(source.partition(":")[0] if ".npz:" in source else source)
+        if not source.startswith(("torchvision:", "embedded:")) and not file.exists():
+            raise DataError(
+                f"{file}: no such file; {self.experiment.name} reads it: say --data-root or set NAMAP_DATA, "
+                f"and see README.md beside the data, or benchmarks/data, for where it comes from"
+            )
+        return load_domain(source)
+
+    @property
+    def sources(self) -> Sources:
+        return self.experiment.sources[self.data]
+
+    @cached_property
+    def x_train(self) -> ImageDomain:
+        return self.load("x_train")
+
+    @cached_property
+    def x_test(self) -> ImageDomain:
+        return self.load("x_test")
+
+    @cached_property
+    def y_train(self) -> ImageDomain:
+        return self.load("y_train")
+
+    @cached_property
+    def y_test(self) -> ImageDomain:
+        return self.load("y_test")
+
+    @property
+    def vgg(self) -> dict[str, Any]:
+        """Settings of a mapping with a perceptual loss: the local weights, else torchvision's."""
+        file = self.root / VGG_FILE
+        return {"vgg_weights": file, "vgg_input": "caffe"} if file.exists() else {}
+
+    @cached_property
+    def features(self) -> VGGFeatures:
+        """The network of every perceptual measure: four blocks of VGG-16."""
+        weights = self.vgg.get("vgg_weights")
+        return VGGFeatures(weights, 4, self.vgg.get("vgg_input", "torchvision"))
+
+
+def find_root(given: Path | None) -> Path:
+    """`--data-root`, `$NAMAP_DATA`, then `../shared/data`."""
+    if given is not None:
+        return given
+    return Path(os.environ.get("NAMAP_DATA", "../shared/data"))

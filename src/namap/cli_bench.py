@@ -1,0 +1,70 @@
+"""The verb `bench`: this machine's speed, and the experiments of a checkout. `cli` puts it on the command line."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .console import parse_seeds, say
+from .errors import UsageError
+from .options import AsJson, Debug, Quiet
+
+
+def bench(
+    name: Annotated[str, typer.Argument(help="speed, or an experiment: street2digits, digits2street, …")] = "",
+    seeds: Annotated[str, typer.Option(help="Seeds, e.g. 0,1,2.")] = "0,1,2",
+    method: Annotated[
+        str | None, typer.Option(help="Rows of the table, e.g. namap,nam,cyclegan. Default: all.")
+    ] = None,
+    budget_min: Annotated[
+        float | None,
+        typer.Option(min=0.01, help="Minutes of processor time for each rival; default: what namap's row took."),
+    ] = None,
+    data: Annotated[str, typer.Option(help="reference, or papers: MNIST, SVHN, edges2shoes, …")] = "reference",
+    data_root: Annotated[
+        Path | None, typer.Option(help="Where the data files are; default: $NAMAP_DATA, then ../shared/data.")
+    ] = None,
+    runs: Annotated[Path, typer.Option(help="Where cells train and keep their results.")] = Path("runs/bench"),
+    tables: Annotated[bool, typer.Option("--tables", help="Only write RESULTS.md from the results.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Seconds in place of minutes: to see that it runs.")] = False,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="With speed: also write the result there, as JSON.")
+    ] = None,
+    vgg_weights: Annotated[
+        Path | None, typer.Option(help="With speed: local VGG-16 weights; their values do not matter.")
+    ] = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Measure this machine (speed), or repeat an experiment of the papers next to its rivals.
+
+    Experiments need a checkout of namap: run them in its directory. A bench that is killed goes on where it stood.
+    """
+    if name == "speed":
+        return speed(output, vgg_weights, as_json)
+    if not Path("benchmarks/runner.py").is_file():
+        raise UsageError(f"bench {name}: experiments are part of namap's checkout; run this in its directory")
+    sys.path.insert(0, str(Path.cwd()))
+    if tables:
+        from benchmarks.tables import main as write_tables  # pyright: ignore[reportMissingImports]
+
+        return write_tables()
+    from benchmarks.runner import run_bench, summary_lines  # pyright: ignore[reportMissingImports]
+
+    methods = None if method is None else method.split(",")
+    result = run_bench(name, parse_seeds(seeds), methods, budget_min, data, data_root, runs, quick=quick, quiet=quiet)
+    say(result, as_json, summary_lines(result))
+
+
+def speed(output: Path | None, vgg_weights: Path | None, as_json: bool) -> None:
+    """Images/s of every method, fp32 NCHW and namap's default side by side."""
+    from .speed import bench_speed, speed_table
+
+    result = bench_speed(vgg_weights)
+    if output is not None:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.write_text(json.dumps(result, indent=2) + "\n")
+    say(result, as_json, speed_table(result))
