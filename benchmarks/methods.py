@@ -49,16 +49,20 @@ class Answer:
 
 
 def generator(scene: Scene, seed: int, seconds: float, home: Path) -> Answer:
-    """G of this seed; its answer is a sheet of samples, judged for realism only."""
-    recipe = replace(scene.generator, seed=seed)
-    trained = train_generator(scene.x_train, recipe, home)
+    """G of this seed; its answer is a sheet of samples, which nobody judges."""
+    settings, images = {}, 0
+    if not isinstance(scene.generator, str):
+        recipe = replace(scene.generator, seed=seed)
+        train_generator(scene.x_train, recipe, home)
+        settings, images = asdict(recipe), recipe.images
     with torch.no_grad():
-        x = to_uint8(sample(trained, 500, random_stream(1))).numpy()
-    return Answer(x[:, None], "samples", recipe.images, {}, asdict(recipe))
+        x = to_uint8(sample(own_generator(scene, home, seed), 500, random_stream(1))).cpu().numpy()
+    return Answer(x[:, None], "samples", images, {}, settings)
 
 
-def own_generator(home: Path, seed: int) -> Generator:
-    return load_generator(home.parent / f"generator-{seed}")
+def own_generator(scene: Scene, home: Path, seed: int) -> Generator:
+    """The generator of this seed, or the one that somebody else trained."""
+    return load_generator(scene.generator if isinstance(scene.generator, str) else home.parent / f"generator-{seed}")
 
 
 def namap(scene: Scene, seed: int, seconds: float, home: Path) -> Answer:
@@ -72,7 +76,7 @@ def paper(method: str) -> Callable[[Scene, int, float, Path], Answer]:
 
     def run(scene: Scene, seed: int, seconds: float, home: Path) -> Answer:
         settings: dict[str, Any] = {"method": method, "loss": "perceptual", **scene.experiment.papers}
-        settings["images"] = budgeted_images(scene, settings, seconds, home, own_generator(home, seed))
+        settings["images"] = budgeted_images(scene, settings, seconds, home, own_generator(scene, home, seed))
         return fitted(scene, seed, home, settings)
 
     run.__doc__ = f"{method.upper()} as published."
@@ -81,7 +85,7 @@ def paper(method: str) -> Callable[[Scene, int, float, Path], Answer]:
 
 def fitted(scene: Scene, seed: int, home: Path, settings: dict[str, Any]) -> Answer:
     """Fit, translate the test queries, and give what can be seen without labels."""
-    mapping = make_mapping(scene, settings, own_generator(home, seed), seed).fit(scene.y_train, home)
+    mapping = make_mapping(scene, settings, own_generator(scene, home, seed), seed).fit(scene.y_train, home)
     # VAE-NAM samples; an autoencoder has one answer, and NAM's starts cost a hundred passes through VGG each.
     solutions = scene.experiment.solutions if settings["method"] == "vae" else 1
     refine = (5 if scene.quick else NAM_STEPS) if settings["method"] == "nam" else None
@@ -155,7 +159,7 @@ def standardised(domain: ImageDomain) -> np.ndarray:
 
 def bound(scene: Scene, seed: int, seconds: float, home: Path) -> Answer:
     """G's own inversion of test images of X: Eq. 6 with T the identity, the best of four starts."""
-    g = own_generator(home, seed)
+    g = own_generator(scene, home, seed)
     starts_of_each, steps = (1, 5) if scene.quick else (INVERSION_STARTS, INVERSION_STEPS)
     device = next(g.parameters()).device
     queries = scene.x_test.images

@@ -113,7 +113,8 @@ def configuration(scene: Scene, method: str, budget_min: float | None) -> dict[s
     own = {"namap": scene.ours, **dict.fromkeys(LIKE_MAPPING, e.papers)}.get(method, {})
     budget = None if method in ("generator", "namap", "copy", "nearest", "bound") else budget_min
     values = {"method": method, "sources": asdict(scene.sources), "settings": own, "budget_min": budget}
-    return json.loads(json.dumps(values | {"generator": asdict(scene.generator), "solutions": e.solutions}))
+    recipe = scene.generator if isinstance(scene.generator, str) else asdict(scene.generator)
+    return json.loads(json.dumps(values | {"generator": recipe, "solutions": e.solutions}))
 
 
 def finished(cell: Path, wanted: dict[str, Any]) -> bool:

@@ -8,14 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from PIL import Image
 
 from namap.data import ImageDomain, load_domain
 from namap.errors import DataError
+from namap.generators import load_generator, sample
 from namap.generators.families import dcgan
 from namap.networks import VGGFeatures
+from namap.tensors import random_stream, to_uint8
 
 VGG_FILE = "weights/vgg16_hed_bsds.safetensors"
 QUICK_IMAGES = 2000
+SAMPLES = "samples"  # of the generator, where X has no images of its own
 
 
 @dataclass(frozen=True)
@@ -36,7 +41,7 @@ class Experiment:
         name: of the command, the results file and the figure.
         what: one sentence for people.
         sources: of each collection of data: `reference` (the one that `--data-root` holds) or `papers`.
-        generator: recipe of G.
+        generator: recipe of G, or what `load_generator` takes.
         ours: settings of namap's best recipe, beyond the defaults.
         papers: settings of the rows that repeat the papers.
         judge: makes, from a scene and a directory to keep classifiers in, the function that scores answers.
@@ -47,7 +52,7 @@ class Experiment:
     name: str
     what: str
     sources: dict[str, Sources]
-    generator: dcgan.Recipe
+    generator: dcgan.Recipe | str
     judge: "Callable[[Scene, Path], Judge]"
     headline: dict[str, str]
     ours: dict[str, Any] = field(default_factory=dict)
@@ -69,10 +74,20 @@ class Scene:
     quick: bool = False  # budgets of seconds: to see that everything runs, not to measure
 
     @property
-    def generator(self) -> dcgan.Recipe:
-        """Recipe of G."""
+    def generator(self) -> dcgan.Recipe | str:
+        """Recipe of G, or where it is."""
         recipe = self.experiment.generator
+        if isinstance(recipe, str):
+            return recipe.format(root=self.root)
         return replace(recipe, images=QUICK_IMAGES, width=8) if self.quick else recipe
+
+    def sampled(self, which: str) -> ImageDomain:
+        """Samples of a generator that came without images: 4000 for training, 500 others for testing."""
+        assert isinstance(self.generator, str)
+        count, seed = (4000, 0) if which == "x_train" else (500, 1)
+        with torch.no_grad():
+            images = sample(load_generator(self.generator), count, random_stream(seed))
+        return ImageDomain.from_array(to_uint8(images).numpy(), source=f"{self.generator}, seed {seed}")
 
     @property
     def ours(self) -> dict[str, Any]:
@@ -81,6 +96,10 @@ class Scene:
 
     def load(self, which: str) -> ImageDomain:
         source = getattr(self.sources, which).format(root=self.root)
+        if source == SAMPLES:
+            return self.sampled(which)
+        if "#" in source:
+            return half_images(source)
         file = Path(source.partition(":")[0] if ".npz:" in source else source)
         if not source.startswith(("torchvision:", "embedded:")) and not file.exists():
             raise DataError(
@@ -120,6 +139,21 @@ class Scene:
         """The network of every perceptual measure: four blocks of VGG-16."""
         weights = self.vgg.get("vgg_weights")
         return VGGFeatures(weights, 4, self.vgg.get("vgg_input", "torchvision"))
+
+
+def half_images(source: str, side: int = 64) -> ImageDomain:
+    """`FOLDER#A` or `FOLDER#B`: the left or right half of pictures of two, as pix2pix publishes its pairs."""
+    folder, _, half = source.partition("#")
+    paths = sorted(p for p in Path(folder).glob("*") if p.suffix.lower() in (".jpg", ".jpeg", ".png"))
+    if not paths:
+        raise DataError(f"{folder}: no pictures; the pix2pix layout is FOLDER/*.jpg, the edges left, the photo right")
+    images = []
+    for path in paths:
+        with Image.open(path) as picture:
+            width, height = picture.size
+            box = (0, 0, width // 2, height) if half == "A" else (width // 2, 0, width, height)
+            images.append(np.asarray(picture.convert("RGB").crop(box).resize((side, side), Image.Resampling.BOX)))
+    return ImageDomain.from_array(np.stack(images).transpose(0, 3, 1, 2), source=source)
 
 
 def find_root(given: Path | None) -> Path:
