@@ -16,7 +16,7 @@ import torch
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 from torch import nn
-from torchvision.io import write_png
+from torchvision.io import encode_png
 from torchvision.utils import make_grid
 
 from .. import checkpoint
@@ -169,7 +169,8 @@ def save_generator(generator: Generator, seed: int, outdir: Path) -> None:
     """Write `samples.png`, a sheet of a hundred samples, and `final/`."""
     device = next(generator.parameters()).device
     images = to_uint8(sample(generator, 100, random_stream(seed, device=device)))
-    write_png(make_grid(images.cpu(), nrow=10, padding=1), str(outdir / "samples.png"))
+    sheet = encode_png(make_grid(images.cpu(), nrow=10, padding=1))
+    checkpoint.write_file(outdir / "samples.png", sheet.numpy().tobytes())
     config = {"format": "namap-generator", "version": 1, "generator": generator.config}
     checkpoint.save_directory(outdir / "final", generator.state_dict(), config)
 
