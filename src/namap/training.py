@@ -212,22 +212,17 @@ class Loop:
         if not torch.isfinite(batch.images).all():
             return "an image of the batch"
         names = " and ".join(update.optimizers)
+        weights = {f"{m}.{name}": p for m, module in self.task.modules.items() for name, p in module.named_parameters()}
         if not torch.isfinite(update.loss).all():
-            parts = [name for name, value in update.logs.items() if not torch.isfinite(value).all()]
-            return self.bad_weight() or f"the loss of {names} ({', '.join(parts) or 'no part of it that is logged'})"
-        for module_name, module in self.task.modules.items():
-            for name, p in module.named_parameters():
-                if p.grad is not None and not torch.isfinite(p.grad.to_dense()).all():
-                    return f"the gradient of {module_name}.{name}"
-        return f"the gradient of {names}"
+            parts = ", ".join(name for name, value in update.logs.items() if not torch.isfinite(value).all())
+            return _not_finite("weight", weights) or f"the loss of {names}" + (parts and f" ({parts})")
+        gradients = {name: p.grad.to_dense() for name, p in weights.items() if p.grad is not None}
+        return _not_finite("gradient", gradients) or f"the gradient of {names}"
 
     def bad_weight(self) -> str:
-        """Name the first weight that is not finite; '' if all are."""
-        for module_name, module in self.task.modules.items():
-            for name, value in module.state_dict().items():
-                if value.is_floating_point() and not torch.isfinite(value).all():
-                    return f"the weight {module_name}.{name}"
-        return ""
+        """Name the first weight or buffer that is not finite; '' if all are."""
+        modules = self.task.modules.items()
+        return _not_finite("weight", {f"{m}.{name}": t for m, x in modules for name, t in x.state_dict().items()})
 
     def batch(self, step: int) -> Batch:
         """What step number `step` sees: a function of the seed and the step."""
@@ -343,6 +338,11 @@ class Loop:
         self.state.log = [row for row in read_log(self.outdir) if row["step"] <= self.state.step]
         rows = "".join(json.dumps(row) + "\n" for row in self.state.log)
         checkpoint.write_file(self.outdir / "metrics.jsonl", rows.encode())
+
+
+def _not_finite(what: str, tensors: dict[str, Tensor]) -> str:
+    """Name the first tensor that holds NaN or infinity; '' if none does."""
+    return next((f"the {what} of {name}" for name, t in tensors.items() if not torch.isfinite(t).all()), "")
 
 
 def _mean(value: Tensor) -> float | list[float]:

@@ -11,6 +11,7 @@ import json
 import pickle
 import re
 import warnings
+import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +41,8 @@ TARGETS = re.compile(
 STORED = re.compile(r"(weight|tensor)_\d+")
 SYMBOL = re.compile(r"Symbol\('\w+'(, \w+=(True|False))*\)")
 SUM = re.compile(r"((FloorDiv|CleanDiv|Mod|PythonMod|Max|Min)?[(]|\d++(\.\d++)?|[-+*/, )])*")
+
+MAX_PACKED = 2**26  # bytes of compressed records, unpacked: torch compresses code only
 
 
 @dataclass(frozen=True)
@@ -112,6 +115,10 @@ def open_file(path: Path, trust_pickle: bool = False) -> nn.Module:
         problem = "is neither a TorchScript archive nor a torch.export program" if start else "is empty"
         raise UsageError(f"{path}: {problem}; namap loads these and directories that it saved")
     try:
+        with zipfile.ZipFile(path) as plain:  # in Python first: a flipped bit has ended the process in torch's reader
+            packed = sum(info.file_size for info in plain.infolist() if info.compress_type != zipfile.ZIP_STORED)
+            if packed > MAX_PACKED or plain.testzip():
+                raise UsageError(f"{path}: damaged, or not an archive as torch writes it; export it again")
         archive = torch._C.PyTorchFileReader(str(path))
         records = set(archive.get_all_records())
         check = _script_or_program(path, records)
