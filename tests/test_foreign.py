@@ -279,7 +279,7 @@ def test_check_generator_says_what_fits_and_what_does_not(namap, tmp_path):
         ("good.pt", "--image-range", "1,0"): "the lowest value",
         ("good.pt", "--image-range", "one"): "LOW,HIGH",
         ("truncated.pt",): "truncated or damaged",
-        ("pickle.pt",): "never pickles",
+        ("pickle.pt",): "--trust-pickle",
         (save_script(Detached(), tmp_path / "detached.pt"),): "no gradient",
         (save_script(Twice(), tmp_path / "twice.pt"),): "several images",
         (save_script(spatial_module(nn.Hardtanh(0.0, 255.0)), tmp_path / "range.pt"),): "set image_range",

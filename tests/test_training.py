@@ -94,16 +94,17 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path, domain, capsys):
     assert "model.safetensors" in capsys.readouterr().err
 
 
-def test_nan_touches_no_weight_and_rolls_back_once(tmp_path, domain):
-    task = Autoencoder(break_at=(3,))
+def test_nan_touches_no_weight_and_rolls_back_three_times(tmp_path, domain):
+    task = Autoencoder(break_at=(3, 5, 7))
     train(task, domain, run(), tmp_path / "a")
     assert torch.isfinite(task.weights()).all()
-    task = Autoencoder(break_at=(3, 5))
+    assert task.optimizers["net"].param_groups[0]["lr"] == 1e-2 / 8 * task.learning_rate(29 / 30)
+    task = Autoencoder(break_at=(3, 5, 7, 8))
     before = task.weights()
-    with pytest.raises(DivergedError, match="loss of net and bias is not finite at step 5") as error:
+    with pytest.raises(DivergedError, match=r"loss of net and bias \(loss\) is not finite at step 8") as error:
         train(task, domain, run(), tmp_path / "b")
     assert error.value.exit_code == 4
-    task = Autoencoder(break_at=(0, 0))
+    task = Autoencoder(break_at=(0, 0, 0, 0))
     with pytest.raises(DivergedError):
         train(task, domain, run(), tmp_path / "c")
     assert torch.equal(task.weights(), before)
@@ -125,7 +126,7 @@ def test_a_gradient_that_is_not_finite_is_named(tmp_path, domain):
 
 def test_a_disk_that_is_too_small_is_found_before_the_run(tmp_path, domain, monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=10_000))
-    with pytest.raises(StorageError, match=r"need 0\.2 MB, 0\.0 MB are free"):
+    with pytest.raises(StorageError, match=r"needs 0\.2 MB, 0\.0 MB are free"):
         train(Autoencoder(), domain, run(), tmp_path)
     assert not (tmp_path / "checkpoints").exists()
 

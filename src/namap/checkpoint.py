@@ -8,6 +8,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterator, Mapping
@@ -25,6 +26,7 @@ from .errors import StorageError
 MANIFEST = "manifest.json"
 TENSORS = "model.safetensors"
 CONFIG = "config.json"
+SCRATCH = re.compile(r"\..+\.[0-9a-f]{12}")
 
 
 @contextmanager
@@ -65,6 +67,23 @@ def atomic_file(target: Path) -> Iterator[IO[bytes]]:
         scratch.rename(target)
     finally:
         scratch.unlink(missing_ok=True)
+
+
+def write_file(target: Path, content: bytes) -> None:
+    """Write a file that is whole or as it was.
+
+    Raises:
+        StorageError: the disk is full or the place cannot be written.
+    """
+    with storage_errors(target), atomic_file(target) as file:
+        file.write(content)
+
+
+def sweep(folder: Path) -> None:
+    """Delete what killed processes left half-written in a folder that nobody else writes to."""
+    for path in folder.glob(".*"):
+        if SCRATCH.fullmatch(path.name):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def _beside(target: Path) -> Path:
@@ -129,8 +148,8 @@ def verify(source: Path) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write indented JSON."""
-    path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n")
+    """Write indented JSON, whole or not at all."""
+    write_file(path, (json.dumps(value, indent=2, sort_keys=True) + "\n").encode())
 
 
 def read_json(path: Path) -> dict[str, Any]:

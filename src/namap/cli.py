@@ -30,6 +30,7 @@ from .options import (
     Spatial,
     Spec,
     Stage,
+    TrustPickle,
     VGGInput,
     VGGWeights,
     example,
@@ -66,6 +67,7 @@ def fit(
     image_range: ImageRange = "-1,1",
     spatial: Spatial = None,
     stage: Stage = None,
+    trust_pickle: TrustPickle = False,
     method: Annotated[
         str | None, typer.Option(help="nam, ae, vae or wae: how a query's code is obtained. Default: vae.")
     ] = None,
@@ -107,9 +109,9 @@ def fit(
 
     flags = {"method": method, "loss": loss, "images": images, "seed": seed, "skip": mapper_skip}
     settings = read_settings(config, set_ or [], **flags, warp=warp, query_size=query_size)
-    span = parse_range(image_range)
+    foreign = {"latent_dim": latent_dim, "spatial": spatial, "stage": stage, "trust_pickle": trust_pickle}
     mapping = METHODS[make_recipe(settings).method](
-        load_generator(generator, latent_dim=latent_dim, image_range=span, spatial=spatial, stage=stage),
+        load_generator(generator, image_range=parse_range(image_range), **foreign),
         vgg_weights=vgg_weights,
         vgg_input=vgg_input,
         device=device,
@@ -143,6 +145,7 @@ def translate(
     ] = 1.0,
     npz: Annotated[bool, typer.Option(help="One analogies.npz (x, codes, losses) in place of PNGs.")] = False,
     generator: GivenSpec = None,
+    trust_pickle: TrustPickle = False,
     vgg_weights: VGGWeights = None,
     vgg_input: VGGInput = "torchvision",
     seed: Seed = 0,
@@ -157,7 +160,13 @@ def translate(
     from .mapping import Mapping
 
     mapping = Mapping.from_pretrained(
-        model, generator, vgg_weights=vgg_weights, vgg_input=vgg_input, device=device, precision=precision
+        model,
+        generator,
+        trust_pickle,
+        vgg_weights=vgg_weights,
+        vgg_input=vgg_input,
+        device=device,
+        precision=precision,
     )
     if Path(src).is_dir() and outdir.resolve().is_relative_to(Path(src).resolve()):
         raise UsageError(f"--outdir {outdir}: lies in the folder of the queries; choose another")
@@ -185,6 +194,7 @@ def evaluate(
     solutions: Annotated[int, typer.Option(min=1)] = 1,
     refine: Annotated[int | None, typer.Option(min=0)] = None,
     generator: GivenSpec = None,
+    trust_pickle: TrustPickle = False,
     vgg_weights: VGGWeights = None,
     vgg_input: VGGInput = "torchvision",
     seed: Seed = 0,
@@ -200,7 +210,13 @@ def evaluate(
     from .mapping import Mapping
 
     mapping = Mapping.from_pretrained(
-        model, generator, vgg_weights=vgg_weights, vgg_input=vgg_input, device=device, precision=precision
+        model,
+        generator,
+        trust_pickle,
+        vgg_weights=vgg_weights,
+        vgg_input=vgg_input,
+        device=device,
+        precision=precision,
     )
     queries = load_domain(src, mapping.image_size, mapping.channels)
     if queries.labels is None:
@@ -280,6 +296,7 @@ def report(
     output: Annotated[Path, typer.Option("-o", "--output")] = Path("report.html"),
     solutions: Annotated[int, typer.Option(min=1)] = 6,
     generator: GivenSpec = None,
+    trust_pickle: TrustPickle = False,
     vgg_weights: VGGWeights = None,
     vgg_input: VGGInput = "torchvision",
     device: Device = "auto",
@@ -290,7 +307,7 @@ def report(
     from .report import report_run
 
     options = {"vgg_weights": vgg_weights, "vgg_input": vgg_input, "device": device, "precision": precision}
-    report_run(model, data, output, solutions, generator=generator, **options)
+    report_run(model, data, output, solutions, generator=generator, trust_pickle=trust_pickle, **options)
     typer.echo(f"report in {output}")
 
 

@@ -21,6 +21,7 @@ from .options import (
     Source,
     Spatial,
     Stage,
+    TrustPickle,
 )
 
 
@@ -114,6 +115,7 @@ def check_generator(
     image_range: ImageRange = "-1,1",
     spatial: Spatial = None,
     stage: Stage = None,
+    trust_pickle: TrustPickle = False,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
@@ -121,7 +123,8 @@ def check_generator(
     from .generators import check_generator, load_generator
 
     span = parse_range(image_range)
-    generator = load_generator(spec, latent_dim=latent_dim, image_range=span, spatial=spatial, stage=stage)
+    options = {"latent_dim": latent_dim, "image_range": span, "spatial": spatial, "stage": stage}
+    generator = load_generator(spec, trust_pickle=trust_pickle, **options)
     channels, size = check_generator(generator, generator.latent_dim)
     say(
         {"latent_dim": generator.latent_dim, "channels": channels, "size": size},

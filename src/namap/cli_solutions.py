@@ -18,6 +18,7 @@ from .options import (
     Quiet,
     Seed,
     Source,
+    TrustPickle,
     VGGInput,
     VGGWeights,
 )
@@ -34,6 +35,7 @@ def explore(
     directions: Annotated[int, typer.Option(min=1, help="Directions of largest spread to walk along.")] = 4,
     temperature: Annotated[float, typer.Option(min=0, help="Factor on the noise of the solutions.")] = 1.0,
     generator: GivenSpec = None,
+    trust_pickle: TrustPickle = False,
     vgg_weights: VGGWeights = None,
     vgg_input: VGGInput = "torchvision",
     seed: Seed = 0,
@@ -55,7 +57,7 @@ def explore(
     from .tensors import place
 
     options = {"vgg_weights": vgg_weights, "vgg_input": vgg_input, "device": device, "precision": precision}
-    mapping = Mapping.from_pretrained(model, generator, **options)
+    mapping = Mapping.from_pretrained(model, generator, trust_pickle, **options)
     size, channels = mapping.image_size, mapping.channels
     if Path(query).is_file():
         domain = ImageDomain.from_array(read_image(query, channels, size)[None])
@@ -80,6 +82,7 @@ def train_mapper(
     filters: Annotated[int | None, typer.Option(min=1, help="F of the CRN: 4F, 3F, 2F, F filters.")] = None,
     mapper_skip: Annotated[bool | None, typer.Option(help="T adds G(z) to the CRN's output. Default: yes.")] = None,
     generator: GivenSpec = None,
+    trust_pickle: TrustPickle = False,
     vgg_weights: VGGWeights = None,
     vgg_input: VGGInput = "torchvision",
     seed: Seed = 0,
@@ -96,7 +99,7 @@ def train_mapper(
     from .strong import train_mapper as train
 
     options = {"vgg_weights": vgg_weights, "vgg_input": vgg_input, "device": device, "precision": precision}
-    mapping = Mapping.from_pretrained(model, generator, **options)
+    mapping = Mapping.from_pretrained(model, generator, trust_pickle, **options)
     features = None if vgg_weights is None else VGGFeatures(vgg_weights, 3, vgg_input)
     given = {"images": images, "filters": filters, "skip": mapper_skip, "seed": seed}
     settings = {name: value for name, value in given.items() if value is not None}
@@ -121,6 +124,7 @@ def ground(
     refine: Annotated[int | None, typer.Option(min=0, help="Iterations of Eq. 6 after the first codes.")] = None,
     npz: Annotated[bool, typer.Option(help="One analogies.npz in place of PNGs.")] = False,
     generator: GivenSpec = None,
+    trust_pickle: TrustPickle = False,
     device: Device = "auto",
     precision: Precision = "auto",
     as_json: AsJson = False,
@@ -133,7 +137,7 @@ def ground(
     from .strong import StrongMapper
 
     options = {"device": device, "precision": precision}
-    first, second = (Mapping.from_pretrained(path, generator, **options) for path in (origin, to))
+    first, second = (Mapping.from_pretrained(path, generator, trust_pickle, **options) for path in (origin, to))
     strong = None if mapper is None else StrongMapper.from_pretrained(mapper).to(second.device)
     grounding = Grounding().add("from", first).add("to", second, strong)
     domain = load_domain(src, first.image_size, first.channels)

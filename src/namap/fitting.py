@@ -15,7 +15,7 @@ from .checkpoint import digest
 from .codes import CodeSource
 from .data import ImageDomain
 from .generators import Generator, sample
-from .losses import Reconstruction, appearance_invariant, gram, l1, l2, nothing
+from .losses import Reconstruction, appearance_invariant, gram, l1, l2, nothing, share_of_copies
 from .networks import CodeTable, EarnedMapper, PaperMapper
 from .recipes import Recipe
 from .tensors import Codes, XImages, autocast, from_numpy, random_stream
@@ -23,6 +23,8 @@ from .training import Batch, Update, late_decay
 
 INFORMATIVE_NATS = 0.01  # a dimension of the code with less KL than this says nothing about its query
 MIN_DIVERSITY = 0.1  # of that of the generator's samples
+MAX_COPIES = 0.5  # share of a batch whose analogies are nearly the same image
+NEAR = 0.1  # two images are: they differ by less than this share of the diversity of the generator's samples
 
 
 def make_mapper(recipe: Recipe, x_channels: int, y_channels: int) -> nn.Module:
@@ -98,7 +100,7 @@ class MappingTask:
         z, kl = self.codes(batch.index, batch.images, batch.rng)
         x = self.generator(z)
         reconstruction = self.reconstruction(mapper(x), batch.images, self.targets(batch))
-        logs = {"reconstruction": reconstruction, "kl": kl.sum(1), **health(z, kl, x)}
+        logs = {"reconstruction": reconstruction, "kl": kl.sum(1), **health(z, kl, x, NEAR * self.prior_diversity)}
         yield Update(tuple(self.optimizers), reconstruction + beta * kl.sum(1), logs)
 
     def concern(self, row: dict[str, float]) -> str:
@@ -110,18 +112,25 @@ class MappingTask:
                 f"the analogies of different queries hardly differ ({row['diversity']:.3f} per pixel, samples of the "
                 f"generator {self.prior_diversity:.3f}): the codes have collapsed; lower beta or the rate"
             )
+        if row["copies"] > MAX_COPIES:
+            return (
+                f"{row['copies']:.0%} of the analogies of different queries are copies of one image: "
+                "the codes have collapsed; lower beta or the rate"
+            )
         return ""
 
     def after_step(self, step: int) -> None:
         """Nothing follows a step."""
 
 
-def health(z: Codes, kl: Codes, x: XImages) -> dict[str, Tensor]:
-    """What tells a collapse, of one batch: informative dimensions, spread of the codes, diversity of the analogies."""
+def health(z: Codes, kl: Codes, x: XImages, near: float) -> dict[str, Tensor]:
+    """What tells a collapse, of one batch: KL of each dimension, spread of codes, diversity and copies of images."""
     return {
+        "kl_of_dimensions": kl.detach(),
         "informative_dimensions": (kl.detach().mean(0) > INFORMATIVE_NATS).sum(),
         "code_spread": z.detach().std(0).mean(),
         "diversity": x.detach().float().std(0).mean(),
+        "copies": share_of_copies(x, near),
     }
 
 

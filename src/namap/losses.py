@@ -52,6 +52,17 @@ def sliced_wasserstein(z: Float[Tensor, "b d"], prior: Float[Tensor, "b d"], rng
     return ((z @ directions).sort(0).values - (prior @ directions).sort(0).values).square().mean()
 
 
+@torch.no_grad()
+def share_of_copies(x: XImages, distance: Tensor | float) -> Float[Tensor, ""]:
+    """The largest share of a batch that lies near one image of it, itself not counted: 1 where all are copies.
+
+    Near is a root mean square difference of a pixel below `distance`. Looks at the first 64 images.
+    """
+    flat = x[:64].detach().float().flatten(1)
+    near = torch.cdist(flat, flat) < distance * flat.shape[1] ** 0.5
+    return (near.sum(1).max() - 1) / max(1, len(flat) - 1)
+
+
 def fit_appearance(t: XImages, y: Float[Tensor, "b c h w"]) -> tuple[Float[Tensor, "b c k"], Float[Tensor, "b c"]]:
     """The per-image affine map (A, b) that best explains y by t: ridge least squares in closed form.
 

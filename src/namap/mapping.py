@@ -28,6 +28,7 @@ from .generators import (
     find_model,
     freeze,
     recall_generator,
+    remember_generator,
     sample,
 )
 from .losses import Reconstruction, fit_appearance, paint
@@ -134,9 +135,9 @@ class Mapping:
         self.build(domain.channels, len(domain))
         self.place()
         task = self.make_task(domain)
-        label = f"fitting {self.method}"
         how = (str(self.device), self.precision)
-        run = Run(recipe.images, recipe.batch_size, recipe.seed, *how, quiet=quiet, label=label)
+        label, kept = f"fitting {self.method}", sum(t.nbytes for t in remember_generator(self.generator)[1].values())
+        run = Run(recipe.images, recipe.batch_size, recipe.seed, *how, result_bytes=kept, quiet=quiet, label=label)
         home = None if outdir is None else Path(outdir)
         with occupied(home, identity(task, domain, run)) as finished:
             if finished and home is not None:
@@ -314,12 +315,8 @@ class Mapping:
         codes = self.fitted_codes
         tensors = checkpoint.prefixed("mapper", self.mapper.state_dict())
         tensors |= checkpoint.prefixed("codes", codes.state_dict())
-        own = self.generator.inner if isinstance(self.generator, WarpedGenerator) else self.generator
-        generator: dict[str, Any] = own.config
-        if generator["kind"] == "foreign":  # referred to, not copied
-            generator = {**generator, "weights": own.identity["weights"]}
-        else:
-            tensors |= checkpoint.prefixed("generator", own.state_dict())
+        generator, weights = remember_generator(self.generator)
+        tensors |= checkpoint.prefixed("generator", weights)
         config = {
             "format": "namap-mapping",
             "version": 1,
@@ -332,14 +329,19 @@ class Mapping:
 
     @classmethod
     def from_pretrained(
-        cls, path: str | Path, generator: Generator | str | Path | None = None, **options: Any
+        cls,
+        path: str | Path,
+        generator: Generator | str | Path | None = None,
+        trust_pickle: bool = False,
+        **options: Any,
     ) -> "Mapping":
         """Load a saved mapping.
 
         Args:
             path: its directory, or the output directory of `namap fit`.
             generator: the one of the fit, or where it is: what `load_generator` takes. Needed where the mapping was
-                fitted to a wrapped module, a hub repository, or files that have moved: they are not saved with it.
+                fitted to a wrapped module, a hub repository, a pickle, or files that have moved.
+            trust_pickle: load that generator even where it is a pickle, which runs whatever code it holds.
             **options: device, precision, features, vgg_weights, vgg_input, as in the constructor.
 
         Raises:
@@ -355,7 +357,7 @@ class Mapping:
         if not issubclass(kind, cls):
             raise UsageError(f"{source}: holds a {kind.__name__}, not a {cls.__name__}; load it with {kind.__name__}")
         weights = checkpoint.without_prefix("generator", tensors)
-        generator = recall_generator(config["generator"], weights, source, generator)
+        generator = recall_generator(config["generator"], weights, source, generator, trust_pickle)
         mapping = kind(generator, **options, **asdict(recipe))
         with torch.device("meta"):
             table = tensors.get("codes.table.weight", torch.empty(0))

@@ -46,6 +46,10 @@ Spatial = Annotated[
 Stage = Annotated[
     int | None, typer.Option(help="Foreign generator that gives several images: which one; -1 for the last.")
 ]
+TrustPickle = Annotated[
+    bool,
+    typer.Option("--trust-pickle", help="Load the --generator even if it is a pickle: it runs whatever code it holds."),
+]
 VGGWeights = Annotated[
     Path | None,
     typer.Option(envvar="NAMAP_VGG_WEIGHTS", help="Local VGG-16 weights (safetensors) for --loss perceptual."),

@@ -21,7 +21,7 @@ from .analogies import Analogies
 from .checkpoint import atomic_file, storage_errors
 from .data import load_domain
 from .mapping import Mapping
-from .runs import read_log
+from .runs import Row, read_log
 from .tensors import from_numpy, to_uint8
 
 TILE = 48  # pixels of one image on the page
@@ -97,8 +97,8 @@ def analogies_section(
     return sheet_section(title, analogies_sheet(mapping, queries, found, rows), mapping.image_size, caption, text)
 
 
-def curves_section(logs: abc.Mapping[str, Sequence[dict[str, float]]]) -> Section:
-    """Losses, spread of the codes and diversity, one panel each."""
+def curves_section(logs: abc.Mapping[str, Sequence[Row]]) -> Section:
+    """Losses, spread of the codes and diversity, one panel each; a line for each dimension of the code."""
     import matplotlib
 
     matplotlib.use("Agg")

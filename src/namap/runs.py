@@ -13,6 +13,8 @@ from typing import Any
 from . import checkpoint
 from .errors import StorageError, UsageError
 
+Row = dict[str, Any]  # a line of the log: numbers, and lists with a number for each dimension of the code
+
 
 @contextmanager
 def occupied(outdir: Path | None, wanted: dict[str, Any]) -> Iterator[bool]:
@@ -48,9 +50,11 @@ def hold(outdir: Path) -> Iterator[None]:
         except BlockingIOError:
             file.seek(0)
             raise StorageError(f"{outdir}: in use by {file.read()}; wait for it, or use another --outdir") from None
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}")
-        file.flush()
+        with checkpoint.storage_errors(outdir):
+            file.truncate(0)
+            os.write(file.fileno(), f"process {os.getpid()} on {socket.gethostname()}".encode())
+            for folder in (outdir, outdir / "checkpoints"):
+                checkpoint.sweep(folder)
         yield
 
 
@@ -69,19 +73,28 @@ def claim(outdir: Path, wanted: dict[str, Any]) -> bool:
                 f"{outdir}: holds a run with another {'; '.join(changed)}; use --overwrite or another --outdir"
             )
     else:
-        try:
+        with checkpoint.storage_errors(outdir):
             outdir.mkdir(parents=True, exist_ok=True)
-            checkpoint.write_json(record, wanted)
-        except OSError as error:
-            raise StorageError(f"{outdir}: cannot be written ({error.strerror})") from None
+        checkpoint.write_json(record, wanted)
     return (outdir / "final" / checkpoint.MANIFEST).is_file()
 
 
-def read_log(outdir: Path) -> list[dict[str, float]]:
-    """The rows of a run's `metrics.jsonl`; a last line cut short by a crash is left out."""
+def read_log(outdir: Path) -> list[Row]:
+    """The rows of a run's `metrics.jsonl`; a last line cut short by a crash is left out.
+
+    Raises:
+        StorageError: another line is damaged.
+    """
     path = outdir / "metrics.jsonl"
-    lines = path.read_text().split("\n")[:-1] if path.exists() else []
-    return [json.loads(line) for line in lines]
+    if not path.exists():
+        return []
+    try:
+        rows = [json.loads(line) for line in path.read_text().split("\n")[:-1]]
+    except (OSError, ValueError, RecursionError) as error:
+        raise StorageError(f"{path}: damaged ({error}); delete it, it is only the log") from None
+    if not all(isinstance(row, dict) and isinstance(row.get("step"), int) for row in rows):
+        raise StorageError(f"{path}: damaged (a line without its step); delete it, it is only the log")
+    return rows
 
 
 def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:

@@ -12,7 +12,6 @@ import signal
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -27,10 +26,11 @@ from tqdm import tqdm
 from . import checkpoint
 from .data import ImageDomain
 from .errors import DivergedError, Interrupted, StorageError, warn
-from .runs import claim, read_log
+from .runs import Row, claim, read_log
+from .signals import collect_signals
 from .tensors import Images, PerSample, autocast, from_numpy, pick_device, pick_precision, random_stream
 
-MAX_ROLLBACKS = 1
+MAX_ROLLBACKS = 3
 KEPT_CHECKPOINTS = 2
 
 
@@ -46,7 +46,7 @@ class Batch(NamedTuple):
 
 
 class Update(NamedTuple):
-    """One step of the named optimizers: minimise the mean of `loss` `[b]`."""
+    """One step of the named optimizers: minimise the mean of `loss` `[b]`; log means, of `[b d]` one for each d."""
 
     optimizers: tuple[str, ...]
     loss: PerSample
@@ -73,7 +73,7 @@ class Task(Protocol):
         """Whatever follows the updates of a step, e.g. an average of the weights."""
         ...
 
-    def concern(self, row: dict[str, float]) -> str:
+    def concern(self, row: Row) -> str:
         """What looks wrong in a logged row, said once a run; '' if nothing does."""
         ...
 
@@ -87,6 +87,7 @@ class Run:
         batch_size: images of one step.
         seed: decides the order of the data and all noise.
         checkpoint_seconds: pause between two checkpoints.
+        result_bytes: what the result takes on the disk beside the weights that are trained.
     """
 
     images: int
@@ -95,6 +96,7 @@ class Run:
     device: str = "auto"
     precision: str = "auto"
     checkpoint_seconds: float = 15.0
+    result_bytes: int = 0
     log_every: int = 50
     quiet: bool = False
     label: str = "training"
@@ -112,17 +114,17 @@ class _State:
     seconds: float = 0.0
     scale: float = 1.0  # halved by a rollback
     concerned: bool = False  # whether a warning of a collapse has been said
-    log: list[dict[str, float]] = field(default_factory=list)
+    log: list[Row] = field(default_factory=list)
 
 
-def train(task: Task, domain: ImageDomain, run: Run, outdir: Path | None = None) -> list[dict[str, float]]:
+def train(task: Task, domain: ImageDomain, run: Run, outdir: Path | None = None) -> list[Row]:
     """Train `task` on `domain`; return the log, one entry per logged step.
 
     With an `outdir`, `checkpoints/` and `metrics.jsonl` are kept there and an interrupted run goes on from them.
 
     Raises:
         UsageError: `outdir` holds a run with another configuration or other data.
-        DivergedError: NaN or infinity came back after a rollback.
+        DivergedError: NaN or infinity came back after `MAX_ROLLBACKS` rollbacks.
         StorageError: checkpoints would not fit, cannot be written, or none of them is sound.
         Interrupted: SIGINT or SIGTERM, after a checkpoint.
     """
@@ -141,7 +143,7 @@ class Loop:
         self.base_rates = {name: [g["lr"] for g in o.param_groups] for name, o in task.optimizers.items()}
         self.identity = identity(task, domain, run)
 
-    def run_all(self) -> list[dict[str, float]]:
+    def run_all(self) -> list[Row]:
         """Step to the end; return the log."""
         task, run, state = self.task, self.run, self.state
         self.resume()
@@ -154,7 +156,7 @@ class Loop:
             disable=True if run.quiet else None,
             unit_scale=True,
         )
-        with bar, _signals() as signals:
+        with bar, collect_signals() as signals:
             while state.step < run.steps:
                 self.set_rates(task.learning_rate(state.step / run.steps))
                 broken, logs = self.step(self.batch(state.step))
@@ -163,15 +165,20 @@ class Loop:
                     continue
                 state.step += 1
                 task.after_step(state.step)
+                stopped = signals[:1]  # one that comes later waits for the next step
+                due = bool(stopped) or time.monotonic() - saved > run.checkpoint_seconds
+                if (due or state.step == run.steps) and (broken := self.bad_weight()):
+                    self.roll_back(broken)  # it stays on no disk: a bad checkpoint would push out a good one
+                    continue
                 state.seconds = time.monotonic() - started
                 bar.update(run.batch_size)
                 if state.step % run.log_every == 0 or state.step == run.steps:
                     self.log(logs, bar)
-                if signals or time.monotonic() - saved > run.checkpoint_seconds:
+                if due:
                     self.save()
                     saved = time.monotonic()
-                if signals:
-                    name, code = ("SIGTERM", 143) if signals[0] == signal.SIGTERM else ("Ctrl-C", 130)
+                if stopped:
+                    name, code = ("SIGTERM", 143) if stopped[0] == signal.SIGTERM else ("Ctrl-C", 130)
                     where = f"{run.label}: stopped by {name} at step {state.step} of {run.steps}"
                     raise Interrupted(f"{where}; run the same command again to go on", code)
         return state.log
@@ -195,20 +202,27 @@ class Loop:
             dense = [g.coalesce().values() if g.is_sparse else g for g in gradients]
             # One synchronisation a step, on purpose: no weight is touched by a step that is not finite.
             if not torch.isfinite(loss + torch.nn.utils.get_total_norm(dense)):
-                return self.culprit(loss, update.optimizers), logs
+                return self.culprit(batch, update), logs
             for optimizer in optimizers:
                 optimizer.step()
             logs |= update.logs
 
-    def culprit(self, loss: Tensor, optimizers: tuple[str, ...]) -> str:
-        """Name what is not finite: the loss, or the first parameter with such a gradient."""
-        if not torch.isfinite(loss):
-            return f"the loss of {' and '.join(optimizers)}"
-        for module_name, module in self.task.modules.items():
-            for name, p in module.named_parameters():
-                if p.grad is not None and not torch.isfinite(p.grad.to_dense()).all():
-                    return f"the gradient of {module_name}.{name}"
-        return f"the gradient of {' and '.join(optimizers)}"
+    def culprit(self, batch: Batch, update: Update) -> str:
+        """Name what is not finite: the images, a part of the loss, or the first parameter with such a gradient."""
+        if not torch.isfinite(batch.images).all():
+            return "an image of the batch"
+        names = " and ".join(update.optimizers)
+        weights = {f"{m}.{name}": p for m, module in self.task.modules.items() for name, p in module.named_parameters()}
+        if not torch.isfinite(update.loss).all():
+            parts = ", ".join(name for name, value in update.logs.items() if not torch.isfinite(value).all())
+            return _not_finite("weight", weights) or f"the loss of {names}" + (parts and f" ({parts})")
+        gradients = {name: p.grad.to_dense() for name, p in weights.items() if p.grad is not None}
+        return _not_finite("gradient", gradients) or f"the gradient of {names}"
+
+    def bad_weight(self) -> str:
+        """Name the first weight or buffer that is not finite; '' if all are."""
+        modules = self.task.modules.items()
+        return _not_finite("weight", {f"{m}.{name}": t for m, x in modules for name, t in x.state_dict().items()})
 
     def batch(self, step: int) -> Batch:
         """What step number `step` sees: a function of the seed and the step."""
@@ -238,9 +252,10 @@ class Loop:
             "images": state.step * self.run.batch_size,
             "seconds": round(state.seconds, 3),
         }
-        row |= {name: float(value.detach().float().mean()) for name, value in logs.items()}
+        row |= {name: _mean(value.detach().float()) for name, value in logs.items()}
         state.log.append(row)
-        with (self.outdir / "metrics.jsonl").open("a") as file:
+        path = self.outdir / "metrics.jsonl"
+        with checkpoint.storage_errors(path), path.open("a") as file:
             file.write(json.dumps(row) + "\n")
         losses = {name: f"{row[name]:.3g}" for name in list(logs)[:2]}
         bar.set_postfix(losses, refresh=False)
@@ -254,7 +269,9 @@ class Loop:
         state = self.state
         where = f"{self.run.label}: {broken} is not finite at step {state.step}"
         if state.rollbacks >= MAX_ROLLBACKS:
-            raise DivergedError(f"{where}, again after a rollback; look at the data or lower the learning rate")
+            raise DivergedError(
+                f"{where}, after {MAX_ROLLBACKS} rollbacks; look at the data or lower the learning rate"
+            )
         rollbacks, scale = state.rollbacks + 1, state.scale / 2
         self.restore()
         state.rollbacks, state.scale = rollbacks, scale
@@ -276,7 +293,10 @@ class Loop:
         }
         folder = self.outdir / "checkpoints"
         checkpoint.save_directory(folder / f"{state.step:09d}", tensors, {"state": meta})
-        for old in sorted(folder.glob("[0-9]*"))[:-KEPT_CHECKPOINTS]:
+        # What lies ahead of this step was found unsound: it may not count as one of those that are kept.
+        found = sorted(folder.glob("[0-9]*"))
+        sound = [old for old in found if old.name <= f"{state.step:09d}"]
+        for old in set(found) - set(sound[-KEPT_CHECKPOINTS:]):
             shutil.rmtree(old)
 
     def resume(self) -> None:
@@ -290,13 +310,14 @@ class Loop:
             self.save()
 
     def check_space(self) -> None:
-        """Refuse a run whose checkpoints would not fit: those that are kept, and one that is being written."""
+        """Refuse a run that would not fit: the checkpoints that are kept, one that is being written, the result."""
         weights = [t for m in self.task.modules.values() for t in m.state_dict().values()]
         moments = [p for o in self.task.optimizers.values() for g in o.param_groups for p in g["params"] for _ in "mv"]
         need = (KEPT_CHECKPOINTS + 1) * sum(t.numel() * t.element_size() for t in (*weights, *moments))
+        need += self.run.result_bytes
         free = shutil.disk_usage(self.outdir).free
         if need > free:
-            raise StorageError(f"{self.outdir}: checkpoints need {need / 1e6:.1f} MB, {free / 1e6:.1f} MB are free")
+            raise StorageError(f"{self.outdir}: this run needs {need / 1e6:.1f} MB, {free / 1e6:.1f} MB are free")
 
     def restore(self) -> None:
         """Load the newest sound checkpoint; an unsound one is named and passed over."""
@@ -315,7 +336,20 @@ class Loop:
             checkpoint.load_optimizer(optimizer, checkpoint.without_prefix(f"optimizer.{name}", tensors))
         self.state.__dict__.update(config["state"])
         self.state.log = [row for row in read_log(self.outdir) if row["step"] <= self.state.step]
-        (self.outdir / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in self.state.log))
+        rows = "".join(json.dumps(row) + "\n" for row in self.state.log)
+        checkpoint.write_file(self.outdir / "metrics.jsonl", rows.encode())
+
+
+def _not_finite(what: str, tensors: dict[str, Tensor]) -> str:
+    """Name the first tensor that holds NaN or infinity; '' if none does."""
+    return next((f"the {what} of {name}" for name, t in tensors.items() if not torch.isfinite(t).all()), "")
+
+
+def _mean(value: Tensor) -> float | list[float]:
+    """What is logged of a value: its mean, of `[b d]` the mean of each d."""
+    if value.ndim == 2:
+        return [round(v, 5) for v in value.mean(0).tolist()]
+    return float(value.mean())
 
 
 def identity(task: Task, domain: ImageDomain, run: Run) -> dict[str, Any]:
@@ -354,25 +388,3 @@ def follow(average: nn.Module, module: nn.Module, step: int, decay: float = 0.99
 def late_decay(progress: float) -> float:
     """Constant over the first half of a run, then linearly to (almost) zero."""
     return min(1.0, 2 * (1 - progress) + 1e-3)
-
-
-@contextmanager
-def _signals() -> Iterator[list[int]]:
-    """Collect SIGINT and SIGTERM instead of dying in the middle of a step; a second SIGINT does interrupt."""
-    received: list[int] = []
-
-    def note(number: int, _frame: object) -> None:
-        if number == signal.SIGINT and received:
-            raise KeyboardInterrupt
-        received.append(number)
-
-    try:
-        before = {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not the main thread: signals are somebody else's
-        yield received
-        return
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -15,7 +15,7 @@ import tempfile
 import time
 from pathlib import Path
 
-IMAGES_A_MINUTE = 60_000  # of the small mapping below, on one core, roughly
+TRIAL = 20_000  # images of the run that measures the speed of this machine
 FLAT = 1.1  # memory and open files of the last third, over those of the middle third
 
 
@@ -75,25 +75,18 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=20.0)
     parser.add_argument("--every", type=float, default=30.0, help="seconds between kills, on average")
     arguments = parser.parse_args()
-    images = round(arguments.minutes / 3 * IMAGES_A_MINUTE)
     with tempfile.TemporaryDirectory() as scratch:
-        whole, broken = Path(scratch) / "whole", Path(scratch) / "broken"
+        trial, whole, broken = (Path(scratch) / name for name in ("trial", "whole", "broken"))
+        subprocess.run(command(trial, TRIAL), check=True)
+        seconds = json.loads((trial / "metrics.jsonl").read_text().splitlines()[-1])["seconds"]
+        images = round(arguments.minutes * 60 / 3 * TRIAL / seconds)
         seen = watched(command(whole, images))
         kills = killed(command(broken, images), arguments.every, random.Random(0))
         sums = [json.loads((p / "final" / "manifest.json").read_text())["sha256"] for p in (whole, broken)]
-        translate = ["translate", "embedded:handwriting/test", "--npz", "--quiet", "--solutions", "2"]
+        queries = ["embedded:handwriting/test", "--npz", "--quiet", "--solutions", "2"]
         for path in (whole, broken):
-            run = [
-                sys.executable,
-                "-m",
-                "namap",
-                translate[0],
-                str(path),
-                *translate[1:],
-                "--outdir",
-                str(path / "out"),
-            ]
-            subprocess.run(run, check=True)
+            translate = ["translate", str(path), *queries, "--outdir", str(path / "out")]
+            subprocess.run([sys.executable, "-m", "namap", *translate], check=True)
         same = (whole / "out" / "analogies.npz").read_bytes() == (broken / "out" / "analogies.npz").read_bytes()
     result = {
         "seconds_watched": len(seen),

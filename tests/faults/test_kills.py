@@ -1,21 +1,27 @@
-"""A run that is killed, stopped or starved of disk goes on to the weights of the undisturbed one."""
+"""A run that is killed or stopped goes on to the weights of the undisturbed one."""
 
+import os
 import random
-import resource
+import signal
+import sys
 import time
 
 import pytest
 import tiny
 
 from namap import checkpoint
+from namap.runs import read_log
+
+LONG = pytest.param(20, marks=pytest.mark.long)
+STEPS_A_KILL = 16  # more than a run makes between two of them
 
 
 def finished(outdir) -> dict:
     return checkpoint.read_json(outdir / "final" / "manifest.json")["sha256"]
 
 
-def start(forks, name, outdir):
-    process = forks.Process(target=tiny.run, args=(name, outdir))
+def start(forks, name, outdir, steps=tiny.STEPS):
+    process = forks.Process(target=tiny.run, args=(name, outdir, steps))
     process.start()
     return process
 
@@ -25,61 +31,100 @@ def newest(outdir) -> str:
     return max((p.name for p in outdir.glob("checkpoints/0*")), default="")
 
 
-@pytest.mark.parametrize("name", tiny.RUNS)
-@pytest.mark.parametrize("kills", [4, pytest.param(20, marks=pytest.mark.long)])
-def test_killed_at_any_moment(forks, tmp_path, name, kills):
-    start(forks, name, tmp_path / "whole").join()
-    rng, died = random.Random(f"{name}{kills}"), 0
-    for _ in range(kills):
-        before = newest(tmp_path / "killed")
-        process = start(forks, name, tmp_path / "killed")
-        while newest(tmp_path / "killed") == before and process.is_alive():
-            time.sleep(0.002)
-        process.join(rng.uniform(0, 0.05))
-        died += process.is_alive()
-        process.kill()
-        process.join()
-    assert died >= 3, "the run was over before it could be killed"
-    process = start(forks, name, tmp_path / "killed")
+def at_a_random_moment(forks, name, outdir, steps, rng, early=False):
+    """A process of the run, soon after its next checkpoint, or, `early`, after its directory is there."""
+    before = newest(outdir)
+    process = start(forks, name, outdir, steps)
+    while (not outdir.exists() if early else newest(outdir) == before) and process.is_alive():
+        time.sleep(0.002)
+    process.join(rng.uniform(0, 0.05))
+    assert process.is_alive(), "the run was over before it could be ended"
+    return process
+
+
+def goes_on(forks, name, tmp_path, steps):
+    process = start(forks, name, tmp_path / "broken", steps)
     process.join()
     assert process.exitcode == 0
-    assert finished(tmp_path / "killed") == finished(tmp_path / "whole")
-    assert not [p for p in (tmp_path / "killed").iterdir() if p.name.startswith(".final")]
+    assert finished(tmp_path / "broken") == finished(tmp_path / "whole")
+    assert [row["step"] for row in read_log(tmp_path / "broken")] == list(range(1, steps + 1))
+    assert not list((tmp_path / "broken").rglob(".*.*")), "what the killed left is swept away"
 
 
 @pytest.mark.parametrize("name", tiny.RUNS)
-def test_stopped_by_sigterm(forks, tmp_path, name):
-    start(forks, name, tmp_path / "whole").join()
-    process = start(forks, name, tmp_path / "stopped")
-    while not list((tmp_path / "stopped").glob("checkpoints/0*5")) and process.is_alive():
-        time.sleep(0.005)
-    process.terminate()
-    process.join(20)
-    assert process.exitcode != 0
-    assert list((tmp_path / "stopped").glob("checkpoints/0*"))
-    start(forks, name, tmp_path / "stopped").join()
-    assert finished(tmp_path / "stopped") == finished(tmp_path / "whole")
+@pytest.mark.parametrize("kills", [4, LONG])
+def test_killed_at_any_moment(forks, tmp_path, name, kills):
+    steps = STEPS_A_KILL * kills
+    start(forks, name, tmp_path / "whole", steps).join()
+    rng = random.Random(f"{name}{kills}")
+    for kill in range(kills):
+        process = at_a_random_moment(forks, name, tmp_path / "broken", steps, rng, early=kill == 0)
+        process.kill()
+        process.join()
+    goes_on(forks, name, tmp_path, steps)
 
 
-def starved(name, outdir, limit):
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-    try:
-        tiny.run(name, outdir)
-    except checkpoint.StorageError as error:
-        assert "cannot be written" in str(error)
-        raise SystemExit(error.exit_code) from None
+@pytest.mark.parametrize("name", tiny.RUNS)
+@pytest.mark.parametrize("stops", [2, LONG])
+def test_stopped_by_sigterm(forks, tmp_path, name, stops):
+    steps = STEPS_A_KILL * stops
+    start(forks, name, tmp_path / "whole", steps).join()
+    rng = random.Random(f"{name}{stops}")
+    for _ in range(stops):
+        process = at_a_random_moment(forks, name, tmp_path / "broken", steps, rng)
+        process.terminate()
+        process.join()
+        assert process.exitcode == 143
+        assert not list((tmp_path / "broken").rglob(".*.*")), "it cleans up behind itself"
+        checkpoint.load_directory(tmp_path / "broken" / "checkpoints" / newest(tmp_path / "broken"))
+    goes_on(forks, name, tmp_path, steps)
 
 
-@pytest.mark.parametrize("limit", [100, 3_000, 20_000])
-def test_a_save_that_does_not_fit(forks, tmp_path, limit):
-    process = forks.Process(target=starved, args=("vae", tmp_path / "run", limit))
+def stopped_in_the_last_save(name, outdir, call):
+    """SIGTERM at one of the moments at which the result is flushed to the disk."""
+    flush, calls = checkpoint._flush, []
+
+    def flush_and_stop(path):
+        flush(path)
+        if ".final." in str(path) or path == outdir:
+            calls.append(path)
+            if len(calls) == call:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    checkpoint._flush = flush_and_stop
+    tiny.run(name, outdir)
+
+
+@pytest.mark.parametrize("call", [1, 3, 4])
+def test_stopped_while_the_result_is_saved(forks, tmp_path, call):
+    start(forks, "vae", tmp_path / "whole").join()
+    process = forks.Process(target=stopped_in_the_last_save, args=("vae", tmp_path / "broken", call))
     process.start()
     process.join()
-    assert process.exitcode == 5
-    folders = list((tmp_path / "run" / "checkpoints").glob("*")) if (tmp_path / "run" / "checkpoints").exists() else []
-    for folder in folders:
-        checkpoint.load_directory(folder)  # whole, or not there
-    assert not list((tmp_path / "run").rglob(".*.*"))
-    if limit > 1_000:
-        start(forks, "vae", tmp_path / "run").join()
-        assert finished(tmp_path / "run")
+    assert process.exitcode == 143
+    assert (tmp_path / "broken" / "final").exists() == (call == 4), "whole or not there"
+    goes_on(forks, "vae", tmp_path, tiny.STEPS)
+
+
+def alone(outdir):
+    """Train, fit and translate where a further process or a connection is an error."""
+
+    def refuse(event, arguments):
+        if event in ("os.fork", "os.forkpty", "os.posix_spawn", "os.spawn", "subprocess.Popen", "os.exec", "os.system"):
+            raise AssertionError(f"{event}: namap works in one process")
+        if event in ("socket.connect", "socket.getaddrinfo", "socket.sendto", "socket.bind"):
+            raise AssertionError(f"{event} {arguments[1:]}: namap needs no network")
+
+    sys.addaudithook(refuse)
+    tiny.train_generator(outdir / "generator")
+    tiny.fit("vae", outdir / "map")
+    mapping = tiny.mapping.Mapping.from_pretrained(outdir / "map", precision="fp32")
+    mapping.translate(tiny.pictures()).save_pngs(outdir / "out")
+
+
+def test_no_further_process_and_no_connection(forks, tmp_path):
+    process = forks.Process(target=alone, args=(tmp_path,))
+    process.start()
+    process.join()
+    assert process.exitcode == 0
+    assert len(list((tmp_path / "out").glob("*.png"))) == 64

@@ -1,6 +1,8 @@
-"""Runs of a second, each a function of its directory: what the tests here kill, stop and damage."""
+"""Runs of a second, each a function of its directory: what the tests here kill, stop, starve and damage."""
 
 import functools
+import signal
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -8,13 +10,16 @@ import torch
 
 from namap import generators, mapping
 from namap.data import ImageDomain
+from namap.errors import NamapError
 from namap.generators import freeze, training
 from namap.generators.families import dcgan
 from namap.mapping import METHODS
-from namap.training import Run
+from namap.training import Loop, Run
 
-# A checkpoint after every step, so that most kills fall into one.
-mapping.Run = training.Run = functools.partial(Run, checkpoint_seconds=0)  # pyright: ignore[reportAttributeAccessIssue]
+STEPS, BATCH = 40, 16
+# A checkpoint and a line of the log after every step, so that most kills fall into one.
+EveryStep = functools.partial(Run, checkpoint_seconds=0, log_every=1)
+mapping.Run = training.Run = EveryStep  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def pictures(count: int = 64) -> ImageDomain:
@@ -26,16 +31,29 @@ def generator() -> dcgan.DCGAN:
     return freeze(dcgan.DCGAN(4, 32, 1, 4))
 
 
-def train_generator(outdir: Path) -> None:
+def train_generator(outdir: Path, steps: int = STEPS) -> None:
     torch.set_num_threads(1)
-    recipe = dcgan.Recipe(latent_dim=4, images=40 * 16, width=4, batch_size=16)
+    recipe = dcgan.Recipe(latent_dim=4, images=steps * BATCH, width=4, batch_size=BATCH)
     generators.train_generator(pictures(), recipe, outdir, precision="fp32", quiet=True)
 
 
-def fit(method: str, outdir: Path) -> None:
+def unfitted(method: str, steps: int = STEPS) -> mapping.Mapping:
+    settings = {"images": steps * BATCH, "batch_size": BATCH, "encoder_width": 4, "filters": 2, "queries": 0}
+    return METHODS[method](generator(), precision="fp32", **settings)
+
+
+def fit(method: str, outdir: Path, steps: int = STEPS) -> None:
     torch.set_num_threads(1)
-    settings = {"images": 40 * 16, "batch_size": 16, "encoder_width": 4, "filters": 2, "queries": 0}
-    METHODS[method](generator(), precision="fp32", **settings).fit(pictures(), outdir, quiet=True)
+    unfitted(method, steps).fit(pictures(), outdir, quiet=True)
+
+
+def loop(outdir: Path, steps: int = STEPS, method: str = "vae") -> Loop:
+    """The loop of a fit, for tests that look into it."""
+    fitted = unfitted(method, steps)
+    domain = fitted.prepare_queries(pictures())
+    fitted.build(domain.channels, len(domain))
+    fitted.place()
+    return Loop(fitted.make_task(domain), domain, EveryStep(steps * BATCH, BATCH, precision="fp32", quiet=True), outdir)
 
 
 RUNS = {
@@ -45,5 +63,10 @@ RUNS = {
 }
 
 
-def run(name: str, outdir: Path) -> None:
-    RUNS[name](outdir)
+def run(name: str, outdir: Path, steps: int = STEPS) -> None:
+    """As the command line does it: SIGTERM unwinds, an error is its exit code."""
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    try:
+        RUNS[name](outdir, steps)
+    except NamapError as error:
+        raise SystemExit(error.exit_code) from None

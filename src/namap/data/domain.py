@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Int, UInt8
 from torchvision.transforms import v2
 
+from ..checkpoint import storage_errors, write_file
 from ..errors import DataError, UsageError
 from . import embedded
 from .images import SUFFIXES, UnreadableImage, read_image
@@ -108,8 +109,9 @@ class ImageDomain:
         """Write `skipped.jsonl` (path and reason a line) where files were skipped."""
         if self.skipped:
             lines = (json.dumps({"path": path, "reason": reason}) for path, reason in self.skipped)
-            directory.mkdir(parents=True, exist_ok=True)
-            (directory / "skipped.jsonl").write_text("\n".join(lines) + "\n")
+            with storage_errors(directory):
+                directory.mkdir(parents=True, exist_ok=True)
+            write_file(directory / "skipped.jsonl", ("\n".join(lines) + "\n").encode())
 
 
 def _resize(images: np.ndarray, size: int) -> np.ndarray:

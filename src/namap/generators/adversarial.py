@@ -9,10 +9,15 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..losses import share_of_copies
 from ..tensors import Images
 from ..training import Batch, Update
 from .base import Generator, prior
 from .training import GeneratorRecipe
+
+MIN_DIVERSITY = 0.1  # of that of the data
+MAX_COPIES = 0.5  # share of the samples that are nearly the same image
+NEAR = 0.1  # two images are: they differ by less than this share of the diversity of the data
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,11 +62,14 @@ class AdversarialRecipe(GeneratorRecipe):
         discriminator.requires_grad_(False)
         loss = generator_loss(self.judge(discriminator, fake, batch.rng))
         spread = [views[-1].detach().float().std(0).mean() for views in (fake, real)]
-        yield Update(("generator",), loss, {"generator": loss, "diversity": spread[0] / spread[1].clamp(min=1e-6)})
+        diversity, copies = spread[0] / spread[1].clamp(min=1e-6), share_of_copies(fake[-1], NEAR * spread[1])
+        yield Update(("generator",), loss, {"generator": loss, "diversity": diversity, "copies": copies})
 
     def concern(self, row: dict[str, float]) -> str:
         """Mode collapse, in a logged row."""
-        if row["diversity"] < 0.1:
+        if row["copies"] > MAX_COPIES:
+            return f"mode collapse: {row['copies']:.0%} of the samples are copies of one image; lower the rate"
+        if row["diversity"] < MIN_DIVERSITY:
             return f"mode collapse: the samples differ {row['diversity']:.2f} times as much as the data; lower the rate"
         return ""
 

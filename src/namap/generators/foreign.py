@@ -1,24 +1,27 @@
 """Generators that others made: TorchScript archives, torch.export programs, diffusers directories, torch.hub.
 
 A file is known by its content, never by its suffix. Both kinds of archive are programs: what they may do is checked
-before anything of them runs, so that a file from a stranger can compute images and nothing else. A hub repository is
-Python that runs with the caller's rights; it is loaded only for a caller who names it.
+before anything of them runs, so that a file from a stranger can compute images and nothing else. A hub repository and
+a pickled module are Python that runs with the caller's rights: the one is loaded only for a caller who names it, the
+other only with `trust_pickle`.
 """
 
 import io
 import json
+import pickle
 import re
 import warnings
+import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..checkpoint import file_sha256
-from ..errors import UsageError
+from ..errors import UsageError, warn
 
 # Operators of the namespaces aten and prim that reach files, other code or other machines.
 FORBIDDEN = {"aten::save", "aten::from_file", "prim::PythonOp", "prim::CallMethod", "prim::CallFunction"}
@@ -39,6 +42,8 @@ STORED = re.compile(r"(weight|tensor)_\d+")
 SYMBOL = re.compile(r"Symbol\('\w+'(, \w+=(True|False))*\)")
 SUM = re.compile(r"((FloorDiv|CleanDiv|Mod|PythonMod|Max|Min)?[(]|\d++(\.\d++)?|[-+*/, )])*")
 
+MAX_PACKED = 2**26  # bytes of compressed records, unpacked: torch compresses code only
+
 
 @dataclass(frozen=True)
 class Foreign:
@@ -57,11 +62,11 @@ class Foreign:
     latent_dim: int | None = None
 
 
-def open_foreign(spec: str, latent_dim: int | None = None) -> Foreign:
+def open_foreign(spec: str, latent_dim: int | None = None, trust_pickle: bool = False) -> Foreign:
     """Open a generator by its spec: a file, `diffusers:PATH` or `hub:REPO:NAME`.
 
     Raises:
-        UsageError: nothing there, damaged, a pickle, or a program that does more than compute.
+        UsageError: nothing there, damaged, a pickle that is not trusted, or a program that does more than compute.
     """
     scheme, _, place = spec.partition(":")
     if scheme == "hub":
@@ -73,7 +78,7 @@ def open_foreign(spec: str, latent_dim: int | None = None) -> Foreign:
         root = Path(place).resolve()
         module = open_diffusers(root, latent_dim)
         return Foreign(module, f"diffusers:{root}", found, module.latent_dim)
-    return Foreign(open_file(Path(spec)), str(Path(spec).resolve()), found)
+    return Foreign(open_file(Path(spec), trust_pickle), str(Path(spec).resolve()), found)
 
 
 def reference_files(spec: str) -> dict[str, Path]:
@@ -96,20 +101,29 @@ def reference_files(spec: str) -> dict[str, Path]:
 # ---- files ------------------------------------------------------------------------------------------------------
 
 
-def open_file(path: Path) -> nn.Module:
-    """A TorchScript archive or a torch.export program, known by its content, on the CPU.
+def open_file(path: Path, trust_pickle: bool = False) -> nn.Module:
+    """A TorchScript archive or a torch.export program, known by its content, on the CPU; a pickle only if trusted.
 
     Raises:
         UsageError: it is neither, is damaged, or does more than compute.
     """
     with path.open("rb") as file:
         start = file.read(4)
+    if start.startswith(b"\x80"):  # of torch before 1.6, or of pickle itself
+        return _open_pickle(path, trust_pickle)
     if not start.startswith(b"PK"):
-        _refuse_start(path, start)
+        problem = "is neither a TorchScript archive nor a torch.export program" if start else "is empty"
+        raise UsageError(f"{path}: {problem}; namap loads these and directories that it saved")
     try:
+        with zipfile.ZipFile(path) as plain:  # in Python first: a flipped bit has ended the process in torch's reader
+            packed = sum(info.file_size for info in plain.infolist() if info.compress_type != zipfile.ZIP_STORED)
+            if packed > MAX_PACKED or plain.testzip():
+                raise UsageError(f"{path}: damaged, or not an archive as torch writes it; export it again")
         archive = torch._C.PyTorchFileReader(str(path))
         records = set(archive.get_all_records())
         check = _script_or_program(path, records)
+        if check is None:
+            return _open_pickle(path, trust_pickle)
         check(path, archive, records)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch.jit warns of its age
@@ -120,29 +134,48 @@ def open_file(path: Path) -> nn.Module:
         raise UsageError(f"{path}: truncated or damaged ({_first_line(error)}); export it again") from error
 
 
-def _script_or_program(path: Path, records: set[str]) -> Callable[[Path, Any, set[str]], None]:
-    """What checks this kind of archive."""
+def _script_or_program(path: Path, records: set[str]) -> Callable[[Path, Any, set[str]], None] | None:
+    """What checks this kind of archive; None for a pickle."""
     if "constants.pkl" in records and any(name.startswith("code/") for name in records):
         return _check_script_code
     if "archive_format" in records:
         return _check_program
     if "data.pkl" in records:
-        _refuse_pickle(path)
+        return None
     raise UsageError(f"{path}: neither a TorchScript archive nor a torch.export program of torch 2.8 or later")
 
 
-def _refuse_start(path: Path, start: bytes) -> NoReturn:
-    if start.startswith(b"\x80"):
-        _refuse_pickle(path)
-    problem = "is neither a TorchScript archive nor a torch.export program" if start else "is empty"
-    raise UsageError(f"{path}: {problem}; namap loads these and directories that it saved, never pickles")
+def _open_pickle(path: Path, trusted: bool) -> nn.Module:
+    """A module that was pickled whole, by `torch.save`: code that runs while it is read.
 
+    First it is read as plain data, which runs nothing; only what needs more, and is trusted, is unpickled.
 
-def _refuse_pickle(path: Path) -> NoReturn:
-    raise UsageError(
-        f"{path}: is a pickle; namap loads TorchScript archives and torch.export programs, never pickles: "
-        "load it yourself and use wrap_generator, or torch.jit.save it"
-    )
+    Raises:
+        UsageError: it is not trusted, damaged, needs code that is not here, or holds no module.
+    """
+    if not trusted:
+        raise UsageError(
+            f"{path}: is a pickle, which runs whatever code it holds when it is loaded; if you trust who made it, "
+            "give --generator and --trust-pickle (trust_pickle=True)"
+        )
+    try:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of other versions of the format
+                module = torch.load(path, "cpu", weights_only=True)
+        except pickle.UnpicklingError:  # it needs more than tensors and plain values
+            warn(f"{path}: is unpickled on your word (--trust-pickle); whatever code it holds runs now, as you")
+            module = torch.load(path, "cpu", weights_only=False)
+    except ImportError as error:
+        raise UsageError(f"{path}: needs code that is not here ({_first_line(error)}); set PYTHONPATH to it") from error
+    except Exception as error:  # torch raises anything on a damaged file, and so may the code in it
+        raise UsageError(f"{path}: cannot be unpickled ({_first_line(error)}); save it again") from error
+    if not isinstance(module, nn.Module):
+        raise UsageError(
+            f"{path}: holds a {type(module).__name__} (a state dict?) and no module; load it into its module and "
+            "use wrap_generator, or export that module"
+        )
+    return module
 
 
 def _check_script_code(path: Path, archive: Any, records: set[str]) -> None:

@@ -13,6 +13,7 @@ from .base import Generator, freeze
 from .foreign import open_foreign, reference_files
 from .simulator import FaceSimulator
 from .training import find_family
+from .warped import WarpedGenerator
 
 LIMITS = {"latent_dim": 65536, "image_size": 4096, "channels": 3, "width": 2048, "stages": 8}
 
@@ -68,6 +69,7 @@ def load_generator(
     image_range: tuple[float, float] = (-1.0, 1.0),
     spatial: bool | None = None,
     stage: int | None = None,
+    trust_pickle: bool = False,
 ) -> Generator:
     """Load a generator, frozen: one that namap saved, or anybody's.
 
@@ -80,16 +82,18 @@ def load_generator(
         image_range: of a foreign generator: lowest and highest value of its images, e.g. (0, 1).
         spatial: of a foreign generator: it wants codes `[b d 1 1]`; None: whichever it takes.
         stage: of a foreign generator that returns several images: which one.
+        trust_pickle: take also a file that `torch.save` wrote of a whole module: a pickle, which runs whatever code it
+            holds, with your rights.
 
     Raises:
-        UsageError: nothing there, something else, or it does not fit.
+        UsageError: nothing there, a pickle that is not trusted, something else, or it does not fit.
         StorageError: damaged files of namap's own.
     """
     spec = str(spec)
     if spec.startswith("simulator:"):
         return _simulator(spec)
     if spec.startswith(("diffusers:", "hub:")) or Path(spec).is_file():
-        found = open_foreign(spec, latent_dim)
+        found = open_foreign(spec, latent_dim, trust_pickle)
         source = {"spec": found.spec, "sha256": found.sha256}
         latent_dim = found.latent_dim if latent_dim is None else latent_dim
         try:
@@ -118,8 +122,20 @@ def _simulator(spec: str) -> Generator:
     return freeze(FaceSimulator(int(sizes[0]) if sizes else 32))
 
 
+def remember_generator(generator: Generator) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """What a saved mapping holds of its generator: configuration and weights; a foreign one is only referred to."""
+    own = generator.inner if isinstance(generator, WarpedGenerator) else generator
+    if own.config["kind"] == "foreign":
+        return {**own.config, "weights": own.identity["weights"]}, {}
+    return own.config, own.state_dict()
+
+
 def recall_generator(
-    saved: dict[str, Any], tensors: dict[str, torch.Tensor], where: str | Path, given: Generator | str | Path | None
+    saved: dict[str, Any],
+    tensors: dict[str, torch.Tensor],
+    where: str | Path,
+    given: Generator | str | Path | None,
+    trust_pickle: bool = False,
 ) -> Generator:
     """The generator of a saved mapping: of its weights, or, for a foreign one, the files that it refers to.
 
@@ -128,6 +144,7 @@ def recall_generator(
         tensors: its weights; empty for a foreign one.
         where: the mapping, for messages.
         given: the generator that the user brings, or its spec; None: find it.
+        trust_pickle: of `load_generator`; only for one that is given, never for what the mapping refers to.
 
     Raises:
         UsageError: it is gone, is another one, or is code that only its user may decide to run.
@@ -135,10 +152,12 @@ def recall_generator(
     """
     foreign = saved.get("kind") == "foreign"
     options = _check_saved(saved, where) if foreign else {}
+    if trust_pickle and given is None:
+        raise UsageError("--trust-pickle (trust_pickle): goes with --generator (generator=), which names the file")
     if isinstance(given, Generator):
         generator = given
     elif given is not None:
-        generator = load_generator(given, **options)
+        generator = load_generator(given, trust_pickle=trust_pickle, **options)
     elif foreign:
         generator = load_generator(_unchanged(saved.get("source"), where), **options)
     else:

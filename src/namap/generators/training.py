@@ -16,11 +16,11 @@ import torch
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 from torch import nn
-from torchvision.io import write_png
 from torchvision.utils import make_grid
 
 from .. import checkpoint
 from ..data import ImageDomain, load_domain
+from ..data.images import to_picture
 from ..errors import UsageError
 from ..networks import CodeTable
 from ..runs import occupied
@@ -169,7 +169,9 @@ def save_generator(generator: Generator, seed: int, outdir: Path) -> None:
     """Write `samples.png`, a sheet of a hundred samples, and `final/`."""
     device = next(generator.parameters()).device
     images = to_uint8(sample(generator, 100, random_stream(seed, device=device)))
-    write_png(make_grid(images.cpu(), nrow=10, padding=1), str(outdir / "samples.png"))
+    sheet = make_grid(images.cpu(), nrow=10, padding=1).numpy()
+    with checkpoint.storage_errors(outdir), checkpoint.atomic_file(outdir / "samples.png") as file:
+        to_picture(sheet).save(file, "PNG")
     config = {"format": "namap-generator", "version": 1, "generator": generator.config}
     checkpoint.save_directory(outdir / "final", generator.state_dict(), config)
 
