@@ -51,6 +51,9 @@ class Autoencoder:
     def concern(self, row: dict[str, float]) -> str:
         return "the test is concerned" if self.concerned else ""
 
+    def pictures(self) -> list[torch.Tensor]:
+        return [self.net.weight[None, None]]
+
     def weights(self) -> torch.Tensor:
         return torch.cat([p.detach().flatten() for m in self.modules.values() for p in m.parameters()])
 

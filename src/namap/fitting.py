@@ -15,7 +15,7 @@ from .checkpoint import digest
 from .codes import CodeSource
 from .data import ImageDomain
 from .generators import Generator, sample
-from .losses import Reconstruction, appearance_invariant, gram, l1, l2, nothing
+from .losses import Reconstruction, appearance_invariant, fit_appearance, gram, l1, l2, nothing, paint
 from .networks import CodeTable, EarnedMapper, PaperMapper
 from .recipes import Recipe
 from .tensors import Codes, XImages, autocast, from_numpy, random_stream
@@ -23,6 +23,7 @@ from .training import Batch, Update, late_decay
 
 INFORMATIVE_NATS = 0.01  # a dimension of the code with less KL than this says nothing about its query
 MIN_DIVERSITY = 0.1  # of that of the generator's samples
+SHOWN = 12  # queries in the pictures of a fit
 
 
 def make_mapper(recipe: Recipe, x_channels: int, y_channels: int) -> nn.Module:
@@ -111,6 +112,22 @@ class MappingTask:
                 f"generator {self.prior_diversity:.3f}): the codes have collapsed; lower beta or the rate"
             )
         return ""
+
+    def pictures(self) -> list[Tensor]:
+        """Queries from all over their set, the analogies of this moment, and T(G(z))."""
+        domain, device = self.targets.domain, next(self.mapper.parameters()).device
+        index = torch.linspace(0, len(domain) - 1, min(SHOWN, len(domain))).long()
+        y = from_numpy(domain.images[index.numpy()], device)
+        codes = self.codes
+        z = (
+            codes.rows(index.to(device))
+            if isinstance(codes, CodeTable)
+            else codes.starts(y, 1, random_stream(0, device=device))[:, 0]
+        )
+        t = self.mapper(self.generator(z)).float()
+        if self.recipe.loss == "appearance":
+            t = paint(t, *fit_appearance(t, y))
+        return [y, self.generator.picture(z), t]
 
     def after_step(self, step: int) -> None:
         """Nothing follows a step."""

@@ -27,11 +27,13 @@ from tqdm import tqdm
 from . import checkpoint
 from .data import ImageDomain
 from .errors import DivergedError, Interrupted, StorageError, warn
-from .runs import claim, read_log
-from .tensors import Images, PerSample, autocast, from_numpy, pick_device, pick_precision, random_stream
+from .logs import Log
+from .runs import claim
+from .tensors import Images, PerSample, autocast, from_numpy, inference, pick_device, pick_precision, random_stream
 
 MAX_ROLLBACKS = 1
 KEPT_CHECKPOINTS = 2
+PICTURES = 10  # times that a run is shown, evenly spaced
 
 
 class Batch(NamedTuple):
@@ -77,6 +79,13 @@ class Task(Protocol):
         """What looks wrong in a logged row, said once a run; '' if nothing does."""
         ...
 
+    def pictures(self) -> list[Tensor]:
+        """Rows of images `[n c h w]` that show how far training has come, drawn from no stream of its own; [] if none.
+
+        Called in eval mode, without gradients.
+        """
+        ...
+
 
 @dataclass(frozen=True)
 class Run:
@@ -118,7 +127,8 @@ class _State:
 def train(task: Task, domain: ImageDomain, run: Run, outdir: Path | None = None) -> list[dict[str, float]]:
     """Train `task` on `domain`; return the log, one entry per logged step.
 
-    With an `outdir`, `checkpoints/` and `metrics.jsonl` are kept there and an interrupted run goes on from them.
+    With an `outdir`, `checkpoints/`, `metrics.jsonl` and `tensorboard/` are kept there and an interrupted run goes on
+    from them.
 
     Raises:
         UsageError: `outdir` holds a run with another configuration or other data.
@@ -127,14 +137,16 @@ def train(task: Task, domain: ImageDomain, run: Run, outdir: Path | None = None)
         Interrupted: SIGINT or SIGTERM, after a checkpoint.
     """
     with tempfile.TemporaryDirectory(prefix="namap-") as scratch:
-        return Loop(task, domain, run, outdir or Path(scratch)).run_all()
+        home = outdir or Path(scratch)
+        with Log(home, events=outdir is not None) as records:
+            return Loop(task, domain, run, home, records).run_all()
 
 
 class Loop:
     """The state of one run; `train` drives it to the end."""
 
-    def __init__(self, task: Task, domain: ImageDomain, run: Run, outdir: Path):
-        self.task, self.domain, self.run, self.outdir = task, domain, run, outdir
+    def __init__(self, task: Task, domain: ImageDomain, run: Run, outdir: Path, records: Log):
+        self.task, self.domain, self.run, self.outdir, self.records = task, domain, run, outdir, records
         self.device = pick_device(run.device)
         self.precision = pick_precision(run.precision, self.device)
         self.state = _State()
@@ -167,6 +179,8 @@ class Loop:
                 bar.update(run.batch_size)
                 if state.step % run.log_every == 0 or state.step == run.steps:
                     self.log(logs, bar)
+                if state.step * PICTURES // run.steps > (state.step - 1) * PICTURES // run.steps:
+                    self.show()
                 if signals or time.monotonic() - saved > run.checkpoint_seconds:
                     self.save()
                     saved = time.monotonic()
@@ -231,7 +245,7 @@ class Loop:
                 group["lr"] = base * factor * self.state.scale
 
     def log(self, logs: dict[str, Tensor], bar: tqdm) -> None:
-        """Append a row to the log, to `metrics.jsonl` and to the progress bar."""
+        """Append a row to the log, to what is kept of it and to the progress bar."""
         state = self.state
         row = {
             "step": state.step,
@@ -240,14 +254,19 @@ class Loop:
         }
         row |= {name: float(value.detach().float().mean()) for name, value in logs.items()}
         state.log.append(row)
-        with (self.outdir / "metrics.jsonl").open("a") as file:
-            file.write(json.dumps(row) + "\n")
+        self.records.add(row)
         losses = {name: f"{row[name]:.3g}" for name in list(logs)[:2]}
         bar.set_postfix(losses, refresh=False)
         concern = self.task.concern(row)
         if concern and not state.concerned:
             warn(f"{self.run.label}, step {state.step}: {concern}")
         state.concerned |= bool(concern)
+
+    def show(self) -> None:
+        """Put pictures of this moment beside the log, where somebody may see them; training takes no notice."""
+        if self.records.events:
+            with inference(*self.task.modules.values()), autocast(self.device, self.precision):
+                self.records.add_pictures(self.state.step, "pictures", self.task.pictures())
 
     def roll_back(self, broken: str) -> None:
         """Go back to the last checkpoint with half the learning rate, or give up."""
@@ -286,7 +305,7 @@ class Loop:
             self.restore()
         else:
             self.check_space()
-            (self.outdir / "metrics.jsonl").unlink(missing_ok=True)
+            self.records.clear()
             self.save()
 
     def check_space(self) -> None:
@@ -314,8 +333,7 @@ class Loop:
         for name, optimizer in self.task.optimizers.items():
             checkpoint.load_optimizer(optimizer, checkpoint.without_prefix(f"optimizer.{name}", tensors))
         self.state.__dict__.update(config["state"])
-        self.state.log = [row for row in read_log(self.outdir) if row["step"] <= self.state.step]
-        (self.outdir / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in self.state.log))
+        self.state.log = self.records.rewind(self.state.step)
 
 
 def identity(task: Task, domain: ImageDomain, run: Run) -> dict[str, Any]:
