@@ -272,25 +272,40 @@ def check_data(
     )
 
 
-@app.command(epilog=example("namap report runs/map --data y.npz:x_test -o report.html"))
+@app.command(epilog=example("namap report runs/a runs/b --data y.npz:x_test -o report.html"))
 def report(
-    model: Annotated[Path, typer.Argument(help="Directory of `namap fit`.")],
-    data: Source,
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN…", help="Directories of `namap fit`, or of `namap train-generator`.")
+    ],
+    data: Annotated[
+        str | None,
+        typer.Option(
+            "--data", metavar="SRC", help="Queries; default: those of the fit. Generators: images to compare with."
+        ),
+    ] = None,
     output: Annotated[Path, typer.Option("-o", "--output")] = Path("report.html"),
-    solutions: Annotated[int, typer.Option(min=1)] = 6,
+    classifier: Annotated[
+        Path | None, typer.Option(help="Classifier of X, for queries with labels; default: classifier/ in the run.")
+    ] = None,
+    solutions: Annotated[int, typer.Option(min=1, help="Of each query, where the method has several.")] = 6,
+    queries: Annotated[
+        int | None, typer.Option(min=2, help="How many queries; default: 512, or 64 where codes are optimised.")
+    ] = None,
     generator: GivenSpec = None,
     vgg_weights: VGGWeights = None,
     vgg_input: VGGInput = "torchvision",
     device: Device = "auto",
     precision: Precision = "auto",
+    quiet: Quiet = False,
+    as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """One self-contained page: analogies beside queries, several solutions, curves, settings."""
-    from .report import report_run
+    """One self-contained page: analogies, solutions, curves, codes, settings; several runs side by side."""
+    from .report import report_runs
 
     options = {"vgg_weights": vgg_weights, "vgg_input": vgg_input, "device": device, "precision": precision}
-    report_run(model, data, output, solutions, generator=generator, **options)
-    typer.echo(f"report in {output}")
+    found = report_runs(runs, output, data, classifier, solutions, queries, quiet, generator=generator, **options)
+    say(found, as_json, f"report in {output}")
 
 
 @app.command(epilog=example("namap bench speed"))

@@ -145,8 +145,9 @@ def train(task: Task, domain: ImageDomain, run: Run, outdir: Path | None = None)
 class Loop:
     """The state of one run; `train` drives it to the end."""
 
-    def __init__(self, task: Task, domain: ImageDomain, run: Run, outdir: Path, records: Log):
-        self.task, self.domain, self.run, self.outdir, self.records = task, domain, run, outdir, records
+    def __init__(self, task: Task, domain: ImageDomain, run: Run, outdir: Path, records: Log | None = None):
+        self.task, self.domain, self.run, self.outdir = task, domain, run, outdir
+        self.records = records or Log(outdir)
         self.device = pick_device(run.device)
         self.precision = pick_precision(run.precision, self.device)
         self.state = _State()
@@ -337,10 +338,11 @@ class Loop:
 
 
 def identity(task: Task, domain: ImageDomain, run: Run) -> dict[str, Any]:
-    """Everything that decides the result of a run, as JSON values."""
+    """Everything that decides the result of a run, and where its data came from, as JSON values."""
     precision = pick_precision(run.precision, pick_device(run.device))
     settings = {"images": run.images, "batch_size": run.batch_size, "seed": run.seed, "precision": precision}
-    return json.loads(json.dumps({"task": task.config, "run": settings, "data": domain.fingerprint}))
+    decisive = {"task": task.config, "run": settings, "data": domain.fingerprint}
+    return json.loads(json.dumps({**decisive, "source": domain.source}))
 
 
 def batch_index(count: int, batch_size: int, seed: int, step: int) -> Int[np.ndarray, " b"]:
