@@ -18,12 +18,10 @@ from .generators.families import dcgan
 from .mapping import VAENAM, Mapping
 from .report import (
     Fitted,
-    Section,
-    Table,
     analogies_sheet,
+    closing_section,
     mapping_sections,
-    settings_table,
-    timing_rows,
+    settings_section,
     training_section,
     version_rows,
     write_page,
@@ -140,9 +138,8 @@ def _write_page(outdir: Path, summary: dict, run: _Seed, seed: int, queries: Ima
     sections = [
         *mapping_sections([view]),
         *([] if learnt is None else [learnt]),
-        Section("Settings", "Of the mapping.", [settings_table([view])]),
-        Section("Timings", "", [Table([*stages, *timing_rows([view])])]),
-        Section("Versions", "", [Table(version_rows())]),
+        settings_section([view]),
+        closing_section([view], stages),
     ]
     headline = [
         ("of the digits kept", f"{summary['kept']:.1%}"),

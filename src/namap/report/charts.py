@@ -25,7 +25,7 @@ def colour(i: int) -> str:
 
 def curves(logs: Sequence[tuple[str, Sequence[dict[str, float]]]]) -> Chart | None:
     """Every logged number over images seen, a panel each; None where nothing was logged."""
-    from matplotlib.ticker import MaxNLocator
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, StrMethodFormatter
 
     keys = list(dict.fromkeys(key for _, log in logs for key in (log[-1] if log else {})))
     keys = [key for key in keys if key not in ("step", "images", "seconds")]
@@ -41,9 +41,14 @@ def curves(logs: Sequence[tuple[str, Sequence[dict[str, float]]]]) -> Chart | No
             x, y = _thin(np.array(points)).T
             axis.plot(x, y, lw=1.4, color=colour(i))
             lowest, highest = min(lowest, y.min()), max(highest, y.max())
-        if lowest > 0 and highest > 30 * lowest:
+        if lowest > 0 and highest > 10 * lowest:
             axis.set_yscale("log")
-        else:
+            axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if highest < 1000 * lowest else (1,)))
+            axis.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+            axis.yaxis.set_minor_locator(NullLocator())
+        elif lowest == highest:
+            axis.set_ylim(lowest - 1, highest + 1)
+        if axis.get_yscale() == "linear":
             axis.yaxis.set_major_locator(MaxNLocator(4))
         axis.xaxis.set_major_locator(MaxNLocator(4))
         axis.set_title(PLAIN.get(key, key.replace("_", " ")))
@@ -53,6 +58,8 @@ def curves(logs: Sequence[tuple[str, Sequence[dict[str, float]]]]) -> Chart | No
 
 def bars(title: str, unit: str, runs: Sequence[tuple[str, Float[np.ndarray, " d"]]], caption: str) -> Chart:
     """Numbers of each dimension in falling order, a panel for each run."""
+    from matplotlib.ticker import MaxNLocator
+
     figure, panels = _panels(len(runs))
     highest = max(float(values.max()) for _, values in runs)
     for i, ((name, values), axis) in enumerate(zip(runs, panels, strict=True)):
@@ -62,7 +69,8 @@ def bars(title: str, unit: str, runs: Sequence[tuple[str, Float[np.ndarray, " d"
         else:
             axis.stairs(falling, np.arange(len(falling) + 1) + 0.5, fill=True, color=colour(i))
         axis.set_title(f"{title}, {name}" if len(runs) > 1 else title)
-        axis.set_xlabel("dimensions of the code, in order")
+        axis.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        axis.set_xlabel("dimensions of the code, in falling order")
         axis.set_ylabel(unit)
         axis.set_ylim(0, 1.05 * highest or 1)
     return Chart(drawing(figure), (), caption)
@@ -81,11 +89,12 @@ def _panels(count: int):
         "axes.labelcolor": INK, "xtick.color": INK, "ytick.color": INK, "axes.linewidth": 0.6,
         "xtick.major.width": 0.6, "ytick.major.width": 0.6,
     }  # fmt: skip
-    columns = min(3, max(2, count))
+    columns = min(3, count)
     rows = math.ceil(count / columns)
     with pyplot.rc_context(style):
         size = (10.2 / 3 * columns, 2.2 * rows)
         figure, axes = pyplot.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
+        figure.get_layout_engine().set(h_pad=0.1, w_pad=0.1)  # pyright: ignore[reportOptionalMemberAccess]
     for axis in axes.flat[count:]:
         axis.axis("off")
     return figure, axes.flat[:count]

@@ -15,8 +15,8 @@ from ..generators.base import prior
 from ..tensors import Codes, autocast, random_stream, to_uint8
 from .page import Gallery, Section, TileTable, grid_tile, tile
 
-ACROSS, DOWN = 10, 6  # samples
-STEPS, WAYS = 10, 6  # of interpolations
+ACROSS, DOWN = 8, 6  # samples
+STEPS, WAYS = 8, 6  # of interpolations
 NEAREST = 5
 
 Shown = tuple[str, Generator, torch.device, str]  # name, G, where and how precisely it runs
@@ -75,9 +75,9 @@ def generator_section(runs: Sequence[Shown]) -> Section:
         name = shown[0] if len(distinct) > 1 else ""
         d = shown[1].latent_dim
         images = draw(shown, prior(ACROSS * DOWN, d, random_stream(0)))
-        samples.append((name, grid_tile(list(images.reshape(DOWN, ACROSS, *images.shape[1:])), "samples")))
+        samples.append((name, grid_tile(_rows(images, ACROSS), "samples")))
         images = draw(shown, between(d))
-        ways.append((name, grid_tile(list(images.reshape(WAYS, STEPS, *images.shape[1:])), "interpolations")))
+        ways.append((name, grid_tile(_rows(images, STEPS), "interpolations")))
     return Section(
         "The generator",
         "",
@@ -116,3 +116,7 @@ def nearest_section(run: Trained, domain: ImageDomain) -> Section:
     heads = [("sample", 1), ("nearest training images, and their distance", 2 * found.indices.shape[1])]
     text = f"Of {len(domain)} images; the distance is the root of the mean squared difference of a pixel, of 255."
     return Section("Nearest training images", text, [TileTable(heads, rows)])
+
+
+def _rows(images: UInt8[np.ndarray, "n c h w"], across: int) -> list[list[np.ndarray]]:
+    return [list(images[i : i + across]) for i in range(0, len(images), across)]

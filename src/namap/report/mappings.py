@@ -105,27 +105,27 @@ class Fitted:
         }
         return {name: word for name, word in words.items() if word}
 
-    def settings(self) -> dict[str, Any]:
-        """Everything that made it what it is."""
+    def surroundings(self) -> dict[str, Any]:
+        """What the mapping was made from: generator, data, precision."""
         generator = {k: v for k, v in self.mapping.generator.config.items() if not isinstance(v, dict)}
         run, task = self.record.get("run", {}), self.record.get("task", {})
         places = {
-            "queries of the fit": self.record.get("source"),
-            "their fingerprint": self.record.get("data"),
-            "precision of the fit": run.get("precision"),
             "weights of the generator": task.get("generator", {}).get("weights"),
+            "queries of the fit": self.record.get("source"),
+            "fingerprint of the queries": self.record.get("data"),
+            "precision of the fit": run.get("precision"),
         }
         named = {f"generator: {name.replace('_', ' ')}": value for name, value in generator.items()}
-        return asdict(self.mapping.recipe) | named | {name: value for name, value in places.items() if value}
+        return named | {name: value for name, value in places.items() if value}
 
 
 def mapping_sections(runs: Sequence[Fitted]) -> list[Section]:
     """All sections about mappings, for one run or several on the same queries."""
     count = len(runs[0].queries)
-    random = np.random.default_rng(0).permutation(count)[: 24 if len(runs) == 1 else 16].tolist()
+    random = np.random.default_rng(0).permutation(count)[: 25 if len(runs) == 1 else 12].tolist()
     # Losses of different runs are of different kinds: a query is as hard as its mean place in each run's order.
     order = np.mean([run.found.losses[:, 0].argsort().argsort() for run in runs], 0).argsort()
-    shown = min(8, -(-count // 2))
+    shown = min(10 if len(runs) == 1 else 8, -(-count // 2))
     sections = [
         analogies_section(runs, random, "Analogies at a glance", f"Queries chosen at random from {count}."),
         solutions_section(runs, random[:8]),
@@ -158,8 +158,9 @@ def analogies_section(runs: Sequence[Fitted], rows: Sequence[int], title: str, t
     table = [
         [y, *(cell for k in range(len(runs)) for cell in (*found[k][i], losses[k][i]))] for i, y in enumerate(queries)
     ]
-    caption = "Under each run: the analogy G(z), the reconstruction T(G(z)) of the query, and the loss."
-    return Section(title, text, [TileTable(heads, table, caption)])
+    text = f"{text} Under each run: the analogy G(z), the reconstruction T(G(z)) of the query, and the loss.".strip()
+    half = -(-len(table) // 2)  # two tables: side by side where they fit
+    return Section(title, text, [TileTable(heads, part) for part in (table[:half], table[half:]) if part])
 
 
 def analogies_sheet(run: Fitted, rows: Sequence[int]) -> Image.Image:
@@ -246,17 +247,17 @@ def codes_section(runs: Sequence[Fitted]) -> Section:
     return Section("Codes", "", blocks)
 
 
-def settings_table(runs: Sequence[Fitted]) -> Table:
-    """One run: its settings and what they are by default. Several: side by side; differences stand out."""
-    columns = [run.settings() for run in runs]
+def settings_section(runs: Sequence[Fitted]) -> Section:
+    """One run: its settings beside those by default. Several: side by side; differences stand out."""
+    recipes = [asdict(run.mapping.recipe) for run in runs]
     head = ["setting", *(run.name for run in runs)]
     if len(runs) == 1:
-        mapping = runs[0].mapping
-        recipe = mapping.recipe
-        defaults = asdict(default_recipe(recipe.method, recipe.loss, mapping.generator.image_size, recipe.warp))
-        columns.append({**columns[0], **{k: v for k, v in defaults.items() if k not in ("method", "loss", "warp")}})
+        recipe, generator = runs[0].mapping.recipe, runs[0].mapping.generator
+        recipes.append(asdict(default_recipe(recipe.method, recipe.loss, generator.image_size, recipe.warp)))
+        recipes[1]["warp"] = recipe.warp  # asked for, like the method and the loss
         head = ["setting", "here", "by default"]
-    return compared(columns, head)
+    around = compared([run.surroundings() for run in runs], ["made from", *(run.name for run in runs)])
+    return Section("Settings", "Rows with a bar differ.", [compared(recipes, head), around])
 
 
 def compared(columns: Sequence[dict[str, Any]], head: Sequence[str]) -> Table:
@@ -264,7 +265,7 @@ def compared(columns: Sequence[dict[str, Any]], head: Sequence[str]) -> Table:
     names = list(dict.fromkeys(name for column in columns for name in column))
     rows = [(name.replace("_", " "), *(column.get(name, "–") for column in columns)) for name in names]
     marked = frozenset(i for i, (_, *values) in enumerate(rows) if any(v != values[0] for v in values))
-    return Table(rows, head, marked, "Rows with a bar differ." if marked else "")
+    return Table(rows, head, marked)
 
 
 def duration(seconds: float) -> str:

@@ -20,7 +20,7 @@ from ..mapping import Mapping
 from ..runs import read_log
 from ..tensors import pick_device, pick_precision, place
 from .generators import Trained, generator_section, nearest_section
-from .mappings import Fitted, compared, duration, mapping_sections, settings_table, training_section
+from .mappings import Fitted, compared, duration, mapping_sections, settings_section, training_section
 from .page import Section, Table, write_page
 
 QUERIES = {"one pass": 512, "optimised": 64}  # of a report, by how a mapping answers
@@ -83,14 +83,14 @@ def report_runs(
         fitted.append(Fitted(name, mapping, domain, found, seconds, kept, read_log(home), record))
     sections = [
         *mapping_sections(fitted),
-        Section("Settings", "", [settings_table(fitted)]),
-        Section("Timings", "", [Table(timing_rows(fitted), ["", *names] if len(runs) > 1 else [])]),
-        Section("Versions", "With which this page was made.", [Table(version_rows())]),
+        settings_section(fitted),
+        closing_section(fitted),
     ]
     one = fitted[0]
-    intro = f"{type(one.mapping).__name__} mapping of {source} to the domain of its generator."
+    many = f"{len(one.queries)} queries of {source}"
+    intro = f"A {type(one.mapping).__name__} mapping: {many}, mapped to the domain of its generator."
     if len(fitted) > 1:
-        intro = f"{len(fitted)} mappings, the same {len(one.queries)} queries of {source}."
+        intro = f"{len(fitted)} mappings, the same {many}."
         rows = list(dict.fromkeys(key for run in fitted for key in run.glance()))
         table = Table([(key, *(run.glance().get(key, "–") for run in fitted)) for key in rows], ["", *names])
         sections.insert(0, Section("In numbers", "", [table]))
@@ -117,8 +117,7 @@ def _report_generators(
     sections += [
         training_section([(run.name, run.log) for run in runs]),
         Section("Settings", "", [compared([run.settings() for run in runs], ["setting", *names])]),
-        Section("Timings", "", [Table(timing_rows(runs), ["", *names] if len(runs) > 1 else [])]),
-        Section("Versions", "With which this page was made.", [Table(version_rows())]),
+        closing_section(runs),
     ]
     sizes = {f"{run.generator.image_size} pixels a side, codes of {run.generator.latent_dim}" for run in runs}
     intro = f"{'A generator' if len(runs) == 1 else f'{len(runs)} generators'}: {'; '.join(sorted(sizes))}."
@@ -203,12 +202,18 @@ def short_names(paths: Sequence[Path]) -> list[str]:
     ['runs/a', 'runs/a/b']
     """
     if len(paths) == 1:
-        return [paths[0].resolve().name]
+        return ["/".join(paths[0].resolve().parts[-2:])]
     parts = [p.parts for p in paths]
     before = len(list(takewhile(lambda column: len(set(column)) == 1, zip(*parts, strict=False))))
     after = len(list(takewhile(lambda column: len(set(column)) == 1, zip(*(p[::-1] for p in parts), strict=False))))
     names = ["/".join(p[before : len(p) - after]) for p in parts]
     return names if all(names) and len(set(names)) == len(names) else [str(p) for p in paths]
+
+
+def closing_section(runs: Sequence[Fitted | Trained], stages: Sequence[tuple[str, str]] = ()) -> Section:
+    """What training and translating took, after further `stages`; the versions with which the page was made."""
+    head = ["", *(run.name for run in runs)] if len(runs) > 1 else []
+    return Section("Timings and versions", "", [Table([*stages, *timing_rows(runs)], head), Table(version_rows())])
 
 
 def timing_rows(runs: Sequence[Fitted | Trained]) -> list[tuple[str, ...]]:
