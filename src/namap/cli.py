@@ -117,7 +117,7 @@ def fit(
     )
     if dry_run:
         return say({"generator": generator, "data": data, "outdir": str(outdir), **asdict(mapping.recipe)})
-    domain = load_domain(data, mapping.image_size)
+    domain = load_domain(data, mapping.image_size, quiet=quiet)
     clear(outdir, overwrite)
     mapping.fit(domain, outdir, quiet)
     say(
@@ -160,7 +160,7 @@ def translate(
     )
     if Path(src).is_dir() and outdir.resolve().is_relative_to(Path(src).resolve()):
         raise UsageError(f"--outdir {outdir}: lies in the folder of the queries; choose another")
-    domain = load_domain(src, mapping.image_size, mapping.channels)
+    domain = load_domain(src, mapping.image_size, mapping.channels, quiet)
     found = mapping.translate(domain, solutions, refine, seed, temperature=temperature, quiet=quiet)
     domain.write_skipped(outdir)
     written = found.save_npz(outdir) if npz else found.save_pngs(outdir)
@@ -201,12 +201,12 @@ def evaluate(
     mapping = Mapping.from_pretrained(
         model, generator, vgg_weights=vgg_weights, vgg_input=vgg_input, device=device, precision=precision
     )
-    queries = load_domain(src, mapping.image_size, mapping.channels)
+    queries = load_domain(src, mapping.image_size, mapping.channels, quiet)
     if queries.labels is None:
         raise DataError(f"{src}: the queries have no labels; evaluation compares with them")
-    x = None if train_classifier_on is None else load_domain(train_classifier_on)
+    x = None if train_classifier_on is None else load_domain(train_classifier_on, quiet=quiet)
     judge = obtain_classifier(classifier, x, seed, device=device, precision=precision, quiet=quiet)
-    result = evaluate_kept(mapping, queries, judge, solutions=solutions, refine=refine, seed=seed)
+    result = evaluate_kept(mapping, queries, judge, solutions=solutions, refine=refine, seed=seed, quiet=quiet)
     say(result.as_dict(), as_json, result.summary())
 
 
@@ -239,6 +239,7 @@ def demo(
 def check_data(
     src: Annotated[str, typer.Argument(metavar="SRC")],
     size: Annotated[int | None, typer.Option(min=8, help="Side of the images.")] = None,
+    quiet: Quiet = False,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
@@ -246,7 +247,7 @@ def check_data(
     from .data import load_domain
     from .data.coverage import measure_coverage
 
-    domain = load_domain(src, size)
+    domain = load_domain(src, size, quiet=quiet)
     extent, cover, _ = measure_coverage(domain.images[:512])
     classes = None if domain.labels is None else sorted(set(domain.labels.tolist()))
     say(
@@ -315,6 +316,7 @@ def bench(
     vgg_weights: Annotated[
         Path | None, typer.Option(help="Local VGG-16 weights; their values do not matter for speed.")
     ] = None,
+    quiet: Quiet = False,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
@@ -323,7 +325,7 @@ def bench(
 
     if name != "speed":
         raise UsageError(f"bench {name}: unknown; use speed")
-    result = bench_speed(vgg_weights)
+    result = bench_speed(vgg_weights, quiet)
     if output is not None:
         output.parent.mkdir(parents=True, exist_ok=True)
         output.write_text(json.dumps(result, indent=2) + "\n")

@@ -98,7 +98,7 @@ def _run_seed(
             place / "classifier", x, seed, CLASSIFIER_IMAGES, CLASSIFIER_WIDTH, x_test, device, precision, quiet
         )
     with clock("translation"):
-        found = mapping.translate(queries, SOLUTIONS, seed=seed, temperature=TEMPERATURE)
+        found = mapping.translate(queries, SOLUTIONS, seed=seed, temperature=TEMPERATURE, quiet=quiet)
     with clock("evaluation"):
         result = evaluate_kept(mapping, queries, judge, found)
     return _Seed(mapping, found, result, clock.seconds)

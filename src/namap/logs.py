@@ -91,32 +91,31 @@ class Log:
             self.writer = None
 
     def _write(self, step: int, summaries: Sequence[Any]) -> None:
-        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.compat.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
 
         with storage_errors(self.folder):
-            if self.writer is None:
-                self._open()
+            self.writer = writer = self.writer or self._open()
             for summary in summaries:
                 event = Event(wall_time=time.time(), step=step, summary=summary)
-                self.writer.write(event.SerializeToString())
-            self.writer.flush()
+                writer.write(event.SerializeToString())
 
-    def _open(self) -> None:
+    def _open(self) -> Any:
         """Open a file of events after those that are there, and take back their steps from `purge` on."""
-        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+        from tensorboard.compat.proto.event_pb2 import Event, SessionLog  # pyright: ignore[reportAttributeAccessIssue]
         from tensorboard.summary.writer.record_writer import RecordWriter
 
         self.folder.mkdir(parents=True, exist_ok=True)
         count = len(list(self.folder.iterdir()))
         # Unbuffered: a full disk is told by the write, and a closed file has nothing left to say.
         file = (self.folder / f"events.out.tfevents.{count:06d}").open("xb", buffering=0)
-        self.writer = RecordWriter(file)
+        writer = RecordWriter(file)
         head = [Event(wall_time=time.time(), step=self.purge or 0, file_version="brain.Event:2")]
         if self.purge is not None:
             restart = SessionLog(status=SessionLog.START)
             head.append(Event(wall_time=time.time(), step=self.purge, session_log=restart))
         for event in head:
-            self.writer.write(event.SerializeToString())
+            writer.write(event.SerializeToString())
+        return writer
 
 
 @torch.no_grad()

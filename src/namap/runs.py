@@ -65,7 +65,7 @@ def claim(outdir: Path, wanted: dict[str, Any]) -> bool:
     """
     record = outdir / "run.json"
     if record.exists():
-        changed = differences(*({**known, "source": None} for known in (checkpoint.read_json(record), wanted)))
+        changed = differences({**checkpoint.read_json(record), "source": None}, {**wanted, "source": None})
         if changed:
             raise UsageError(
                 f"{outdir}: holds a run with another {'; '.join(changed)}; use --overwrite or another --outdir"

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -83,7 +84,7 @@ def _panels(count: int):
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    style = {
+    style: dict[Any, Any] = {
         "font.size": 8, "axes.titlesize": 9, "text.parse_math": False, "path.simplify_threshold": 0.5,
         "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": INK, "text.color": INK,
         "axes.labelcolor": INK, "xtick.color": INK, "ytick.color": INK, "axes.linewidth": 0.6,
@@ -94,7 +95,7 @@ def _panels(count: int):
     with pyplot.rc_context(style):
         size = (10.2 / 3 * columns, 2.2 * rows)
         figure, axes = pyplot.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
-        figure.get_layout_engine().set(h_pad=0.1, w_pad=0.1)  # pyright: ignore[reportOptionalMemberAccess]
+        figure.get_layout_engine().set(h_pad=0.1, w_pad=0.1)  # pyright: ignore
     for axis in axes.flat[count:]:
         axis.axis("off")
     return figure, axes.flat[:count]

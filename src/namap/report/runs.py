@@ -73,7 +73,7 @@ def report_runs(
     for home, name, mapping, record in zip(homes, names, mappings, records, strict=True):
         shape = (mapping.image_size, mapping.channels)
         if shape not in domains:
-            domains[shape] = _some(_read(source, shape, None if data else home), count)
+            domains[shape] = _some(_read(source, shape, None if data else home, quiet), count)
         domain = domains[shape]
         started = time.monotonic()
         found = mapping.translate(domain, solutions if mapping.method in ("vae", "nam") else 1, quiet=quiet)
@@ -157,14 +157,14 @@ def _source(home: Path, records: Sequence[dict[str, Any]]) -> str:
     return source
 
 
-def _read(source: str, shape: tuple[int, int], home: Path | None) -> ImageDomain:
+def _read(source: str, shape: tuple[int, int], home: Path | None, quiet: bool) -> ImageDomain:
     """The queries, (side, channels) as given; those that only `home` names may have gone.
 
     Raises:
         UsageError: they have.
     """
     try:
-        return load_domain(source, *shape)
+        return load_domain(source, *shape, quiet=quiet)
     except DataError as error:
         if home is None:
             raise
