@@ -12,7 +12,7 @@ from namap.generators.families import dcgan, progressive
 from namap.logs import Log, sheet
 from namap.mapping import AENAM, NAM, VAENAM, WAENAM
 from namap.training import train
-from test_training import Autoencoder, domain, run  # noqa: F401
+from tasks import Autoencoder, run
 
 
 def events(outdir) -> EventAccumulator:
@@ -35,7 +35,7 @@ def assert_same(outdir) -> EventAccumulator:
     return found
 
 
-def test_a_run_that_is_stopped_and_damaged_continues_its_curves(tmp_path, domain):  # noqa: F811
+def test_a_run_that_is_stopped_and_damaged_continues_its_curves(tmp_path, domain):
     for stop in (7, 17):
         with pytest.raises(Interrupted):
             train(Autoencoder(stop_at=stop), domain, run(), tmp_path / "run")
@@ -49,7 +49,7 @@ def test_a_run_that_is_stopped_and_damaged_continues_its_curves(tmp_path, domain
     assert [e.step for e in found.Images("pictures")] == list(range(3, 31, 3))
 
 
-def test_the_weights_take_no_notice_and_without_a_directory_nothing_stays(tmp_path, domain, monkeypatch):  # noqa: F811
+def test_the_weights_take_no_notice_and_without_a_directory_nothing_stays(tmp_path, domain, monkeypatch):
     (tmp_path / "scratch").mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "scratch"))
     seen, unseen = Autoencoder(), Autoencoder()

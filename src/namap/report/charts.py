@@ -50,7 +50,7 @@ def curves(logs: Sequence[tuple[str, Sequence[dict[str, float]]]]) -> Chart | No
         elif lowest == highest:
             axis.set_ylim(lowest - 1, highest + 1)
         if axis.get_yscale() == "linear":
-            axis.yaxis.set_major_locator(MaxNLocator(4))
+            axis.yaxis.set_major_locator(MaxNLocator(4, integer=lowest == highest))
         axis.xaxis.set_major_locator(MaxNLocator(4))
         axis.set_title(PLAIN.get(key, key.replace("_", " ")))
         axis.set_xlabel("thousand images seen")

@@ -272,7 +272,7 @@ def duration(seconds: float) -> str:
     """Seconds in words.
 
     >>> duration(9.26), duration(125), duration(7300)
-    ('9.3 s', '2 min 5 s', '2 h 2 min')
+    ('9.3 s', '2 min 5 s', '2 h 1 min')
     """
     if seconds < 60:
         return f"{seconds:.1f} s"
