@@ -105,9 +105,10 @@ class Log:
         from tensorboard.summary.writer.record_writer import RecordWriter
 
         self.folder.mkdir(parents=True, exist_ok=True)
-        count = len(list(self.folder.iterdir()))
+        taken = sorted(self.folder.glob(f"events.out.tfevents.{'[0-9]' * 6}"))
+        number = int(taken[-1].name[-6:]) + 1 if taken else 0  # TensorBoard reads them in the order of their names
         # Unbuffered: a full disk is told by the write, and a closed file has nothing left to say.
-        file = (self.folder / f"events.out.tfevents.{count:06d}").open("xb", buffering=0)
+        file = (self.folder / f"events.out.tfevents.{number:06d}").open("xb", buffering=0)
         writer = RecordWriter(file)
         head = [Event(wall_time=time.time(), step=self.purge or 0, file_version="brain.Event:2")]
         if self.purge is not None:
