@@ -11,6 +11,7 @@ with install_import_hook("namap", "typecheck.check"):
 import socket
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -64,3 +65,9 @@ def generator() -> DCGAN:
         for _ in range(20):
             dcgan(torch.randn(64, 6))
     return freeze(dcgan)
+
+
+@pytest.fixture
+def domain() -> ImageDomain:
+    """Forty small pictures of noise."""
+    return ImageDomain.from_array(np.random.default_rng(0).integers(0, 256, (40, 1, 8, 8), np.uint8))

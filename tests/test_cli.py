@@ -1,5 +1,6 @@
 import functools
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -70,6 +71,8 @@ def test_help_is_guessable_and_every_verb_shows_an_example(namap):
         assert code == 0
         assert f"namap {verb}" in text
         assert "Example:" in text
+        assert "--json" in text
+        assert ("--quiet" in text) == (verb != "check-generator"), "a second's work shows no progress"
 
 
 def test_final_weights_lie_outside_checkpoints(models):
@@ -259,8 +262,8 @@ def test_checks_and_report(models, pictures, namap, tmp_path):
     page = tmp_path / "r.html"
     assert namap("report", models / "m", "--data", "embedded:handwriting/test", "-o", page)[0] == 0
     html = page.read_text()
-    assert html.count("data:image/png;base64") >= 5
-    assert "http" not in html.replace("http-equiv", "")
+    assert html.count("data:image/webp;base64") >= 100
+    assert "http" not in html
 
 
 def test_translate_never_writes_among_its_queries(models, pictures, namap):
@@ -322,3 +325,28 @@ def test_evaluate_trains_its_judge_and_keeps_it(models, namap, tmp_path, monkeyp
     first = namap(*evaluate, "--train-classifier-on", "embedded:typeset/test")
     assert first[0] == 0, first[2]
     assert json.loads(namap(*evaluate)[1]) == json.loads(first[1])
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="no bash")
+def test_the_shell_completes_verbs_options_and_values_without_loading_torch(tmp_path):
+    scripts = Path(sys.executable).parent
+    shell = f"""
+set -e
+export HOME={tmp_path} PATH={scripts}:$PATH
+namap --install-completion bash > /dev/null
+source {tmp_path}/.bashrc
+complete() {{
+  COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); COMPREPLY=()
+  _namap_completion namap; echo "${{COMPREPLY[*]}}"
+}}
+complete namap tra
+complete namap fit --query
+complete namap fit --vgg-input ""
+"""
+    found = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, timeout=60)
+    assert found.returncode == 0, found.stderr
+    assert [sorted(line.split()) for line in found.stdout.splitlines()] == [
+        ["train-generator", "train-mapper", "translate"], ["--query-size"], ["caffe", "torchvision"]
+    ]  # fmt: skip
+    loaded = "import sys, namap.cli; sys.exit(any(name in sys.modules for name in ('torch', 'numpy', 'PIL')))"
+    assert subprocess.run([sys.executable, "-c", loaded]).returncode == 0

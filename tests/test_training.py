@@ -1,67 +1,18 @@
 import json
 import os
-import signal
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 from namap.data import ImageDomain
+from namap.data.order import batch_index
 from namap.errors import DivergedError, Interrupted, StorageError, UsageError
 from namap.runs import hold
-from namap.training import Run, Update, batch_index, train
-
-
-class Autoencoder:
-    """The smallest real task: a linear autoencoder with noise and two optimizers, one of them row-wise."""
-
-    def __init__(self, break_at: tuple[int, ...] = (), stop_at: int | None = None):
-        torch.manual_seed(0)
-        self.net, self.bias = nn.Linear(64, 64), nn.Embedding(40, 64, sparse=True)
-        self.modules: dict[str, nn.Module] = {"net": self.net, "bias": self.bias}
-        self.optimizers: dict[str, torch.optim.Optimizer] = {
-            "net": torch.optim.Adam(self.net.parameters(), 1e-2),
-            "bias": torch.optim.SparseAdam(list(self.bias.parameters()), 1e-2),
-        }
-        self.config = {"kind": "test"}
-        self.concerned = False
-        self.break_at, self.stop_at, self.calls = list(break_at), stop_at, 0
-
-    def learning_rate(self, progress: float) -> float:
-        return 1 - progress
-
-    def updates(self, batch):
-        y = batch.images.flatten(1)
-        noise = torch.randn(y.shape, generator=batch.rng)
-        loss = (self.net(y + 0.1 * noise) + self.bias(batch.index) - y).square().mean(1)
-        step = batch.images_seen // len(y)
-        if self.break_at and step == self.break_at[0]:
-            self.break_at.pop(0)
-            loss = loss * float("nan")
-        if step == self.stop_at:
-            os.kill(os.getpid(), signal.SIGTERM)
-        yield Update(("net", "bias"), loss, {"loss": loss})
-
-    def after_step(self, step: int) -> None:
-        self.calls += 1
-
-    def concern(self, row: dict[str, float]) -> str:
-        return "the test is concerned" if self.concerned else ""
-
-    def weights(self) -> torch.Tensor:
-        return torch.cat([p.detach().flatten() for m in self.modules.values() for p in m.parameters()])
-
-
-@pytest.fixture
-def domain() -> ImageDomain:
-    return ImageDomain.from_array(np.random.default_rng(0).integers(0, 256, (40, 1, 8, 8), np.uint8))
-
-
-def run(steps: int = 30, **kw) -> Run:
-    return Run(steps * 8, 8, precision="fp32", quiet=True, log_every=5, **kw)
+from namap.training import train
+from tasks import Autoencoder, run
 
 
 def test_a_stopped_run_resumes_bit_identically(tmp_path, domain):

@@ -14,8 +14,10 @@ import torch
 from torch import nn
 
 from namap.data import ImageDomain
+from namap.data.order import batch_index
+from namap.runs import Row
 from namap.tensors import Images, autocast, from_numpy, pick_device, pick_precision, place, to_uint8
-from namap.training import Batch, Run, Update, batch_index, train
+from namap.training import Batch, Run, Update, train
 
 
 class Rival:
@@ -61,8 +63,11 @@ class Rival:
 
     def after_step(self, step: int) -> None: ...
 
-    def concern(self, row: dict[str, float]) -> str:
+    def concern(self, row: Row) -> str:
         return ""
+
+    def pictures(self) -> list[torch.Tensor]:
+        return []
 
     def updates(self, batch: Batch) -> Iterator[Update]:
         raise NotImplementedError

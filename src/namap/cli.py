@@ -120,7 +120,7 @@ def fit(
     )
     if dry_run:
         return say({"generator": generator, "data": data, "outdir": str(outdir), **asdict(mapping.recipe)})
-    domain = load_domain(data, mapping.image_size)
+    domain = load_domain(data, mapping.image_size, quiet=quiet)
     clear(outdir, overwrite)
     mapping.fit(domain, outdir, quiet)
     say(
@@ -170,7 +170,7 @@ def translate(
     )
     if Path(src).is_dir() and outdir.resolve().is_relative_to(Path(src).resolve()):
         raise UsageError(f"--outdir {outdir}: lies in the folder of the queries; choose another")
-    domain = load_domain(src, mapping.image_size, mapping.channels)
+    domain = load_domain(src, mapping.image_size, mapping.channels, quiet)
     found = mapping.translate(domain, solutions, refine, seed, temperature=temperature, quiet=quiet)
     domain.write_skipped(outdir)
     written = found.save_npz(outdir) if npz else found.save_pngs(outdir)
@@ -218,12 +218,12 @@ def evaluate(
         device=device,
         precision=precision,
     )
-    queries = load_domain(src, mapping.image_size, mapping.channels)
+    queries = load_domain(src, mapping.image_size, mapping.channels, quiet)
     if queries.labels is None:
         raise DataError(f"{src}: the queries have no labels; evaluation compares with them")
-    x = None if train_classifier_on is None else load_domain(train_classifier_on)
+    x = None if train_classifier_on is None else load_domain(train_classifier_on, quiet=quiet)
     judge = obtain_classifier(classifier, x, seed, device=device, precision=precision, quiet=quiet)
-    result = evaluate_kept(mapping, queries, judge, solutions=solutions, refine=refine, seed=seed)
+    result = evaluate_kept(mapping, queries, judge, solutions=solutions, refine=refine, seed=seed, quiet=quiet)
     say(result.as_dict(), as_json, result.summary())
 
 
@@ -256,6 +256,7 @@ def demo(
 def check_data(
     src: Annotated[str, typer.Argument(metavar="SRC")],
     size: Annotated[int | None, typer.Option(min=8, help="Side of the images.")] = None,
+    quiet: Quiet = False,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
@@ -263,7 +264,7 @@ def check_data(
     from .data import load_domain
     from .data.coverage import measure_coverage
 
-    domain = load_domain(src, size)
+    domain = load_domain(src, size, quiet=quiet)
     extent, cover, _ = measure_coverage(domain.images[:512])
     classes = None if domain.labels is None else sorted(set(domain.labels.tolist()))
     say(
@@ -289,26 +290,42 @@ def check_data(
     )
 
 
-@app.command(epilog=example("namap report runs/map --data y.npz:x_test -o report.html"))
+@app.command(epilog=example("namap report runs/a runs/b --data y.npz:x_test -o report.html"))
 def report(
-    model: Annotated[Path, typer.Argument(help="Directory of `namap fit`.")],
-    data: Source,
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN…", help="Directories of `namap fit`, or of `namap train-generator`.")
+    ],
+    data: Annotated[
+        str | None,
+        typer.Option(
+            "--data", metavar="SRC", help="Queries; default: those of the fit. Generators: images to compare with."
+        ),
+    ] = None,
     output: Annotated[Path, typer.Option("-o", "--output")] = Path("report.html"),
-    solutions: Annotated[int, typer.Option(min=1)] = 6,
+    classifier: Annotated[
+        Path | None, typer.Option(help="Classifier of X, for queries with labels; default: classifier/ in the run.")
+    ] = None,
+    solutions: Annotated[int, typer.Option(min=1, help="Of each query, where the method has several.")] = 6,
+    queries: Annotated[
+        int | None, typer.Option(min=2, help="How many queries; default: 512, or 64 where codes are optimised.")
+    ] = None,
     generator: GivenSpec = None,
     trust_pickle: TrustPickle = False,
     vgg_weights: VGGWeights = None,
     vgg_input: VGGInput = "torchvision",
     device: Device = "auto",
     precision: Precision = "auto",
+    quiet: Quiet = False,
+    as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """One self-contained page: analogies beside queries, several solutions, curves, settings."""
-    from .report import report_run
+    """One self-contained page: analogies, solutions, curves, codes, settings; several runs side by side."""
+    from .report import report_runs
 
     options = {"vgg_weights": vgg_weights, "vgg_input": vgg_input, "device": device, "precision": precision}
-    report_run(model, data, output, solutions, generator=generator, trust_pickle=trust_pickle, **options)
-    typer.echo(f"report in {output}")
+    options |= {"generator": generator, "trust_pickle": trust_pickle}
+    found = report_runs(runs, output, data, classifier, solutions, queries, quiet, **options)
+    say(found, as_json, f"report in {output}")
 
 
 def main() -> None:

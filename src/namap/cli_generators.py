@@ -86,7 +86,7 @@ def train_generator(
         beta=beta,
     )
     recipe = make_settings(find_family(arch), settings, arch)
-    domain = load_domain(data, size, channels)
+    domain = load_domain(data, size, channels, quiet)
     if dry_run:
         return say(
             {

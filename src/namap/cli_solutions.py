@@ -41,6 +41,7 @@ def explore(
     seed: Seed = 0,
     device: Device = "auto",
     precision: Precision = "auto",
+    quiet: Quiet = False,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
@@ -62,9 +63,9 @@ def explore(
     if Path(query).is_file():
         domain = ImageDomain.from_array(read_image(query, channels, size)[None])
     else:
-        domain = load_domain(query, size, channels)
+        domain = load_domain(query, size, channels, quiet)
     features = None if vgg_weights is None else place(VGGFeatures(vgg_weights, 3, vgg_input), mapping.device)
-    found = walk(mapping, one_query(domain, index), solutions, directions, seed, temperature, features)
+    found = walk(mapping, one_query(domain, index), solutions, directions, seed, temperature, features, quiet)
     save_exploration(found, outdir)
     say(
         {"outdir": str(outdir), **found.summary()},
@@ -127,6 +128,7 @@ def ground(
     trust_pickle: TrustPickle = False,
     device: Device = "auto",
     precision: Precision = "auto",
+    quiet: Quiet = False,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
@@ -140,8 +142,8 @@ def ground(
     first, second = (Mapping.from_pretrained(path, generator, trust_pickle, **options) for path in (origin, to))
     strong = None if mapper is None else StrongMapper.from_pretrained(mapper).to(second.device)
     grounding = Grounding().add("from", first).add("to", second, strong)
-    domain = load_domain(src, first.image_size, first.channels)
-    found = grounding.translate(domain, "from", "to", refine)
+    domain = load_domain(src, first.image_size, first.channels, quiet)
+    found = grounding.translate(domain, "from", "to", refine, quiet)
     written = found.save_npz(outdir) if npz else found.save_pngs(outdir)
     say(
         {"outdir": str(outdir), "queries": len(domain), "files": written},

@@ -11,13 +11,12 @@ from typing import Any, Never
 import typer
 
 from .errors import NamapError, UsageError
-from .runs import hold
 
 PLACES = ("generator", "data", "outdir")  # printed by --dry-run beside the settings; given as flags
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 LEFT_BY_RUNS = (
     "run.json", "metrics.jsonl", "checkpoints", "final", "samples.png", "skipped.jsonl",
-    "metrics.json", "report.html", "analogies.png", "seed[0-9]*", "matches.csv", "analogies.npz",
+    "metrics.json", "report.html", "analogies.png", "seed[0-9]*", "matches.csv", "analogies.npz", "tensorboard",
 )  # fmt: skip
 
 
@@ -54,6 +53,8 @@ def clear(outdir: Path, overwrite: bool) -> None:
     """
     if not overwrite or not outdir.exists():
         return
+    from .runs import hold  # torch behind it takes a second, in which a shell would wait for a completion
+
     ours = outdir.is_dir() and ((outdir / "run.json").is_file() or any(outdir.glob("seed*/seconds.json")))
     if not ours and not (outdir.is_dir() and not any(outdir.iterdir())):
         raise UsageError(f"--overwrite: {outdir} does not look like a run of namap; delete it yourself")

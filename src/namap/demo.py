@@ -1,6 +1,5 @@
 """The demonstration: real handwriting to typeset digits, from nothing to a judged report, without a network."""
 
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -18,13 +17,14 @@ from .generators import train_generator
 from .generators.families import dcgan
 from .mapping import VAENAM, Mapping
 from .report import (
-    Section,
-    analogies_section,
+    Fitted,
     analogies_sheet,
-    curves_section,
-    samples_section,
+    closing_section,
+    mapping_sections,
+    settings_section,
+    training_section,
     version_rows,
-    write_report,
+    write_page,
 )
 from .runs import read_log
 
@@ -98,7 +98,7 @@ def _run_seed(
             place / "classifier", x, seed, CLASSIFIER_IMAGES, CLASSIFIER_WIDTH, x_test, device, precision, quiet
         )
     with clock("translation"):
-        found = mapping.translate(queries, SOLUTIONS, seed=seed, temperature=TEMPERATURE)
+        found = mapping.translate(queries, SOLUTIONS, seed=seed, temperature=TEMPERATURE, quiet=quiet)
     with clock("evaluation"):
         result = evaluate_kept(mapping, queries, judge, found)
     return _Seed(mapping, found, result, clock.seconds)
@@ -127,48 +127,31 @@ class _Clock:
 
 def _write_page(outdir: Path, summary: dict, run: _Seed, seed: int, queries: ImageDomain) -> None:
     place, result = outdir / f"seed{seed}", run.result
+    log, record = read_log(place / "mapping"), read_json(place / "mapping" / "run.json")
+    view = Fitted("mapping", run.mapping, queries, run.found, run.seconds["translation"], result, log, record)
     random = np.random.default_rng(0).permutation(len(queries))[:24].tolist()
-    order = np.argsort(run.found.losses[:, 0])
-    sheet = analogies_sheet(run.mapping, queries.images, run.found, random)
+    sheet = analogies_sheet(view, random)
     sheet.resize((sheet.width * 2, sheet.height * 2), 0).save(outdir / "analogies.png")
-    rows = [
-        ("digit kept", f"{result.kept:.1%}"),
-        ("at least one of six solutions keeps it", f"{result.any_solution:.1%}"),
-        ("copy baseline: the handwriting itself, judged as print", f"{result.copy_baseline:.1%}"),
-        ("classifier on held-out typeset digits", f"{result.classifier_on_x or 0:.1%}"),
-        ("classifier's confidence on samples of the generator", f"{result.confidence_on_samples:.1%}"),
-        *((f"{stage}, seconds", f"{seconds:.1f}") for stage, seconds in run.seconds.items()),
-        *version_rows(),
-    ]
-    logs = {name: read_log(place / name.split()[-1]) for name in ("generator", "mapping")}
     seeds = ", ".join(f"{s}: {r['kept']:.1%}" for s, r in summary["seeds"].items())
+    stages = [(f"{stage}, seconds", f"{seconds:.1f}") for stage, seconds in run.seconds.items()]
+    learnt = training_section([("generator", read_log(place / "generator"))], "Training of the generator")
     sections = [
-        analogies_section(
-            run.mapping,
-            queries.images,
-            run.found,
-            random,
-            "Handwriting, and its analogies in print",
-            "Queries chosen at random from 500 that were never seen; no pair and no label was used.",
-        ),
-        analogies_section(run.mapping, queries.images, run.found, order[-8:].tolist(), "The worst by loss"),
-        Section("Numbers", f"Seed {seed} in detail; digit kept by seed: {seeds}.", rows=rows),
-        curves_section(logs),
-        samples_section(run.mapping),
-        Section(
-            "Settings", code=json.dumps(summary["seeds"][str(seed)]["seconds"] | vars(run.mapping.recipe), indent=2)
-        ),
+        *mapping_sections([view]),
+        *([] if learnt is None else [learnt]),
+        settings_section([view]),
+        closing_section([view], stages),
     ]
     headline = [
         ("of the digits kept", f"{summary['kept']:.1%}"),
         ("copy baseline", f"{summary['copy_baseline']:.1%}"),
+        ("by at least one of six solutions", f"{result.any_solution:.1%}"),
         ("in all", f"{summary['seconds']:.0f} s"),
     ]
-    write_report(
+    write_page(
         outdir / "report.html",
         "namap: handwriting to print",
-        "Real handwritten digits mapped to typeset ones: "
-        "a generator of print was trained on fonts, then a VAE-NAM mapping on handwriting alone.",
+        "Real handwritten digits mapped to typeset ones: a generator of print was trained on fonts, then a VAE-NAM "
+        f"mapping on handwriting alone, without pairs or labels. Seed {seed} in detail; digit kept by seed: {seeds}.",
         sections,
         headline,
     )

@@ -71,6 +71,7 @@ def explore(
     seed: int = 0,
     temperature: float = 1.0,
     features: nn.Module | None = None,
+    quiet: bool = True,
 ) -> Exploration:
     """Walk through the solutions of one query.
 
@@ -85,6 +86,7 @@ def explore(
         seed: of samples and starts.
         temperature: factor on their noise, and on the steps along a direction.
         features: network of the perceptual distance; None: pixels.
+        quiet: no progress bar.
 
     Raises:
         UsageError: a method with one solution, or more than one query.
@@ -92,7 +94,7 @@ def explore(
     if len(query) != 1 or solutions < 2:
         raise UsageError(f"explore: needs one query and at least 2 solutions, found {len(query)} and {solutions}")
     domain = mapping.prepare_queries(query)
-    _, found, _ = mapping.solve(domain.images, solutions, seed=seed, temperature=temperature)
+    _, found, _ = mapping.solve(domain.images, solutions, seed=seed, temperature=temperature, quiet=quiet)
     codes = torch.from_numpy(found[0]).to(mapping.device)
     y = from_numpy(domain.images, mapping.device)
     centre, axes = _spread(mapping, y, codes, directions)

@@ -15,7 +15,17 @@ from .checkpoint import digest
 from .codes import CodeSource
 from .data import ImageDomain
 from .generators import Generator, sample
-from .losses import Reconstruction, appearance_invariant, gram, l1, l2, nothing, share_of_copies
+from .losses import (
+    Reconstruction,
+    appearance_invariant,
+    fit_appearance,
+    gram,
+    l1,
+    l2,
+    nothing,
+    paint,
+    share_of_copies,
+)
 from .networks import CodeTable, EarnedMapper, PaperMapper
 from .recipes import Recipe
 from .tensors import Codes, XImages, autocast, from_numpy, random_stream
@@ -25,6 +35,7 @@ INFORMATIVE_NATS = 0.01  # a dimension of the code with less KL than this says n
 MIN_DIVERSITY = 0.1  # of that of the generator's samples
 MAX_COPIES = 0.5  # share of a batch whose analogies are nearly the same image
 NEAR = 0.1  # two images are: they differ by less than this share of the diversity of the generator's samples
+SHOWN = 12  # queries in the pictures of a fit
 
 
 def make_mapper(recipe: Recipe, x_channels: int, y_channels: int) -> nn.Module:
@@ -118,6 +129,22 @@ class MappingTask:
                 "the codes have collapsed; lower beta or the rate"
             )
         return ""
+
+    def pictures(self) -> list[Tensor]:
+        """Queries from all over their set, the analogies of this moment, and T(G(z))."""
+        domain, device = self.targets.domain, next(self.mapper.parameters()).device
+        index = torch.linspace(0, len(domain) - 1, min(SHOWN, len(domain))).long()
+        y = from_numpy(domain.images[index.numpy()], device)
+        codes = self.codes
+        z = (
+            codes.rows(index.to(device))
+            if isinstance(codes, CodeTable)
+            else codes.starts(y, 1, random_stream(0, device=device))[:, 0]
+        )
+        t = self.mapper(self.generator(z)).float()
+        if self.recipe.loss == "appearance":
+            t = paint(t, *fit_appearance(t, y))
+        return [y, self.generator.picture(z), t]
 
     def after_step(self, step: int) -> None:
         """Nothing follows a step."""

@@ -69,7 +69,9 @@ class Grounding:
             raise UsageError(f"grounding: no domain {name!r}; there are {', '.join(self.mappings) or 'none'}")
         return self.mappings[name]
 
-    def translate(self, data: str | Path | ImageDomain, origin: str, to: str, refine: int | None = None) -> Analogies:
+    def translate(
+        self, data: str | Path | ImageDomain, origin: str, to: str, refine: int | None = None, quiet: bool = True
+    ) -> Analogies:
         """Pictures of domain `origin` as pictures of domain `to`.
 
         Args:
@@ -77,12 +79,13 @@ class Grounding:
             origin: their domain.
             to: the domain to arrive in; under an appearance-invariant loss without a strong T the result is in grey.
             refine: iterations of Eq. 6; None: the method's own.
+            quiet: no progress bar.
 
         Returns:
             y₂ as the one solution of each query; the codes and losses are those of the way to X.
         """
         arrival = self.get(to)
-        found = self.get(origin).translate(data, refine=refine)
+        found = self.get(origin).translate(data, refine=refine, quiet=quiet)
         x = found.x[:, 0]
         parts = [self._map(arrival, self.mappers[to], x[i : i + 256]) for i in range(0, len(x), 256)]
         return replace(found, x=np.concatenate(parts)[:, None])

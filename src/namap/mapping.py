@@ -220,8 +220,10 @@ class Mapping:
             UsageError: several solutions from AE-NAM, which has one.
         """
         domain = self.prepare_queries(data)
-        starts = tqdm(range(0, len(domain), batch_size), "translating", disable=True if quiet else None)
-        parts = [self.solve(domain.images[i : i + batch_size], solutions, refine, seed, temperature) for i in starts]
+        how: dict[str, Any] = {"unit": "img", "unit_scale": min(batch_size, len(domain))}  # a batch is so many images
+        starts = tqdm(range(0, len(domain), batch_size), "translating", disable=True if quiet else None, **how)
+        asked = (solutions, refine, seed, temperature, quiet)
+        parts = [self.solve(domain.images[i : i + batch_size], *asked) for i in starts]
         x, codes, losses = (np.concatenate(p) for p in zip(*parts, strict=True))
         return Analogies(x, codes, losses, domain.names)
 
@@ -232,6 +234,7 @@ class Mapping:
         refine: int | None = None,
         seed: int = 0,
         temperature: float = 1.0,
+        quiet: bool = True,
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Analogies of one batch of prepared queries: uint8 `[b k c h w]`, codes `[b k d]`, losses `[b k]`."""
         y = from_numpy(queries, self.device)
@@ -241,17 +244,9 @@ class Mapping:
                 rng = random_stream(seed, device=self.device)
                 starts = self.fitted_codes.starts(y, solutions, rng, temperature)
                 spread = self.fitted_codes.spread(y)
-            z, losses, x = optimise_codes(
-                self.generator,
-                self.mapper,
-                self.make_reconstruction(),
-                y,
-                starts,
-                steps,
-                self.recipe.code_rate,
-                self.recipe.beta,
-                spread,
-            )
+            networks = (self.generator, self.mapper, self.make_reconstruction())
+            rate, beta = self.recipe.code_rate, self.recipe.beta
+            z, losses, x = optimise_codes(*networks, y, starts, steps, rate, beta, spread, quiet)
             if self.recipe.warp:
                 with torch.no_grad():
                     x = self.generator.picture(z.flatten(0, 1)).unflatten(0, z.shape[:2])

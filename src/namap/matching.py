@@ -32,6 +32,7 @@ from jaxtyping import Float, Int
 from pydantic import Field
 from pydantic.dataclasses import dataclass as checked
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from . import checkpoint
 from .analogies import Analogies
@@ -162,7 +163,7 @@ def match(
     network = make_features(recipe, features, vgg_weights, vgg_input)
     describe = Descriptor(network, where, pick_precision(precision, where), batch_size, quiet)
     phi_x, phi_y = describe_pair(describe, of_x, of_y, recipe.rank, recipe.whitening, recipe.seed)
-    return (solve_inexact if recipe.inexact else solve_exact)(phi_x, phi_y, recipe, batch_size)
+    return (solve_inexact if recipe.inexact else solve_exact)(phi_x, phi_y, recipe, batch_size, quiet)
 
 
 def make_recipe(settings: dict[str, Any], vgg_weights: str | Path | None, features: nn.Module | None = None) -> Recipe:
@@ -204,7 +205,11 @@ def load_pair(
 
 
 def solve_exact(
-    x: Float[Tensor, "m k"], y: Float[Tensor, "n k"], recipe: Recipe = Recipe(), batch_size: int = 256
+    x: Float[Tensor, "m k"],
+    y: Float[Tensor, "n k"],
+    recipe: Recipe = Recipe(),
+    batch_size: int = 256,
+    quiet: bool = True,
 ) -> Matches:
     """NAM Eq. 1: T and a row-stochastic M in turns, under a barrier that pushes M to 0/1.
 
@@ -213,12 +218,14 @@ def solve_exact(
         y: descriptors of the queries, unit rows.
         recipe: of the matching.
         batch_size: rows of M at a time; what is kept whole is one `[n m]` of similarities.
+        quiet: no progress bar.
     """
     mapper = torch.eye(x.shape[1], device=x.device)
     price = torch.zeros(len(x), device=x.device)
     capacity = max(1.0, len(y) / len(x))
     log, losses, similarity = [], torch.zeros(()), torch.empty(len(y), len(x), device=x.device)
-    for temperature in np.geomspace(recipe.warm, recipe.cold, recipe.rounds).tolist():
+    temperatures = np.geomspace(recipe.warm, recipe.cold, recipe.rounds).tolist()
+    for temperature in tqdm(temperatures, "matching", disable=True if quiet else None):
         torch.mm(y, apply(mapper, x).T, out=similarity)
         for _ in range(0 if recipe.reuse else recipe.price_steps):
             demand = torch.stack([m.sum(0) for m in rows_of_m(similarity, price, temperature, batch_size)]).sum(0)
@@ -236,17 +243,21 @@ def solve_exact(
 
 
 def solve_inexact(
-    x: Float[Tensor, "m k"], y: Float[Tensor, "n k"], recipe: Recipe = Recipe(), batch_size: int = 256
+    x: Float[Tensor, "m k"],
+    y: Float[Tensor, "n k"],
+    recipe: Recipe = Recipe(),
+    batch_size: int = 256,
+    quiet: bool = True,
 ) -> Matches:
     """NAM Eq. 2: T and free rows alpha in turns; arguments as in `solve_exact`.
 
     T starts where Eq. 1 leaves it. Free rows explain nearly anything with any T, so they teach it little: from the
     identity, the mixtures of an inverted domain stay inverted.
     """
-    mapper = torch.from_numpy(solve_exact(x, y, recipe, batch_size).mapper).to(x.device)
+    mapper = torch.from_numpy(solve_exact(x, y, recipe, batch_size, quiet).mapper).to(x.device)
     target = with_level(y)
     log, losses, solution = [], torch.zeros(()), x
-    for _ in range(recipe.rounds):
+    for _ in tqdm(range(recipe.rounds), "mixing", disable=True if quiet else None):
         basis = with_level(apply(mapper, x))
         # argmin_alpha ||alpha basis - target||^2 + prior ||alpha||^2 = target (basis' basis + prior)^-1 basis'
         solution = torch.linalg.solve(regularised(basis.T @ basis, recipe.prior), basis.T)

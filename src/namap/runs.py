@@ -61,13 +61,15 @@ def hold(outdir: Path) -> Iterator[None]:
 def claim(outdir: Path, wanted: dict[str, Any]) -> bool:
     """Take `outdir` for the run of this identity; return whether it has finished already (`final/` is there).
 
+    The `source` of the data is recorded and may change: what they are decides, not where they are.
+
     Raises:
         UsageError: it holds a run of another identity; the differences are named.
         StorageError: it cannot be written.
     """
     record = outdir / "run.json"
     if record.exists():
-        changed = differences(checkpoint.read_json(record), wanted)
+        changed = differences({**checkpoint.read_json(record), "source": None}, {**wanted, "source": None})
         if changed:
             raise UsageError(
                 f"{outdir}: holds a run with another {'; '.join(changed)}; use --overwrite or another --outdir"

@@ -5,6 +5,7 @@ import math
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from .losses import Reconstruction
 from .tensors import Images, random_stream
@@ -21,6 +22,7 @@ def optimise_codes(
     rate: float = 0.03,
     prior_weight: float = 0.0,
     spread: Float[Tensor, "b d"] | None = None,
+    quiet: bool = True,
 ) -> tuple[Float[Tensor, "b k d"], Float[Tensor, "b k"], Float[Tensor, "b k cx h w"]]:
     """Minimise the reconstruction of every query from each of its k starts.
 
@@ -41,6 +43,7 @@ def optimise_codes(
         rate: Adam's learning rate, decayed along half a cosine.
         prior_weight: weight of the Gaussian prior: the KL term for a point.
         spread: standard deviation of the noise on each query's codes; None: none.
+        quiet: no progress bar.
 
     Returns:
         Codes `[b k d]`, their reconstruction losses `[b k]`, without noise and prior, and their images G(z).
@@ -59,7 +62,7 @@ def optimise_codes(
         loss = reconstruction(mapper(x), y, targets)
         return loss, loss + prior_weight * 0.5 * z.square().sum(1), x
 
-    for step in range(steps):
+    for step in tqdm(range(steps), "optimising codes", leave=False, disable=True if quiet or not steps else None):
         noise = 0.0 if sigma is None else sigma * torch.randn(d, generator=rng, device=y.device)
         _, total, _ = objective(noise)
         if sigma is None:

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models import vgg16
+from tqdm import tqdm
 
 from .data import ImageDomain
 from .generators import DCGAN
@@ -38,7 +39,7 @@ REFERENCE = 265e9
 WARM, TIMED = 3, 10
 
 
-def bench_speed(vgg_weights: Path | None = None) -> dict[str, Any]:
+def bench_speed(vgg_weights: Path | None = None, quiet: bool = True) -> dict[str, Any]:
     """Images/s of a training step of each method and of `translate`, in fp32 NCHW and in namap's default.
 
     Each figure stands beside the FLOPs of one image and the share of the machine's own convolution rate (a 128 to 128
@@ -49,12 +50,13 @@ def bench_speed(vgg_weights: Path | None = None) -> dict[str, Any]:
 
     Args:
         vgg_weights: local VGG-16 weights; None: random ones, as their values do not matter for speed.
+        quiet: no progress bar.
     """
     device = pick_device("auto")
     modes = {"fp32 nchw": ("fp32", NCHW), "default": (pick_precision("auto", device), CHANNELS_LAST)}
     measured: list[tuple[str, str, float, float]] = []
     rates: dict[str, list[float]] = {mode: [] for mode in modes}
-    for name, *step in (*STEPS, ("translate 32",)):
+    for name, *step in tqdm((*STEPS, ("translate 32",)), "measuring", disable=True if quiet else None):
         for mode, (precision, layout) in modes.items():
             rates[mode].append(_convolution_rate(precision, layout))  # between the steps: the machine's rate drifts
             run = partial(_train_step, *step) if step else _translate

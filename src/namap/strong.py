@@ -118,6 +118,11 @@ class MapperTask:
         """Nothing collapses here."""
         return ""
 
+    def pictures(self) -> list[torch.Tensor]:
+        """Analogies, and T of them."""
+        x = from_numpy(self.x[:12], next(self.mapper.parameters()).device)
+        return [x, self.mapper(x)]
+
     def after_step(self, step: int) -> None:
         """Nothing follows a step."""
 

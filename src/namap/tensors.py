@@ -3,7 +3,8 @@
 Images are float `[b c h w]` in [-1, 1] everywhere inside; uint8 lives only at the edges.
 """
 
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import TypeVar
 
 import numpy as np
@@ -81,6 +82,20 @@ def place(module: M, device: torch.device) -> M:
 def autocast(device: torch.device, precision: str) -> AbstractContextManager:
     """The autocast context of a `precision` from `pick_precision`."""
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+
+
+@contextmanager
+def inference(*modules: nn.Module) -> Iterator[None]:
+    """Eval mode without gradients; afterwards every part of the modules is in the mode that it was in."""
+    modes = [(part, part.training) for module in modules for part in module.modules()]
+    for module in modules:
+        module.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for part, mode in modes:
+            part.training = mode
 
 
 def random_stream(seed: int, *position: int, device: torch.device | str = "cpu") -> torch.Generator:

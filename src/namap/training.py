@@ -11,13 +11,11 @@ import shutil
 import signal
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
-import numpy as np
 import torch
 from jaxtyping import Int
 from torch import Tensor, nn
@@ -25,13 +23,16 @@ from tqdm import tqdm
 
 from . import checkpoint
 from .data import ImageDomain
+from .data.order import batch_index
 from .errors import DivergedError, Interrupted, StorageError, warn
-from .runs import Row, claim, read_log
+from .logs import Log
+from .runs import Row, claim
 from .signals import collect_signals
-from .tensors import Images, PerSample, autocast, from_numpy, pick_device, pick_precision, random_stream
+from .tensors import Images, PerSample, autocast, from_numpy, inference, pick_device, pick_precision, random_stream
 
 MAX_ROLLBACKS = 3
 KEPT_CHECKPOINTS = 2
+PICTURES = 10  # times that a run is shown, evenly spaced
 
 
 class Batch(NamedTuple):
@@ -77,6 +78,13 @@ class Task(Protocol):
         """What looks wrong in a logged row, said once a run; '' if nothing does."""
         ...
 
+    def pictures(self) -> list[Tensor]:
+        """Rows of images `[n c h w]` that show how far training has come, drawn from no stream of its own; [] if none.
+
+        Called in eval mode, without gradients.
+        """
+        ...
+
 
 @dataclass(frozen=True)
 class Run:
@@ -120,7 +128,8 @@ class _State:
 def train(task: Task, domain: ImageDomain, run: Run, outdir: Path | None = None) -> list[Row]:
     """Train `task` on `domain`; return the log, one entry per logged step.
 
-    With an `outdir`, `checkpoints/` and `metrics.jsonl` are kept there and an interrupted run goes on from them.
+    With an `outdir`, `checkpoints/`, `metrics.jsonl` and `tensorboard/` are kept there and an interrupted run goes on
+    from them.
 
     Raises:
         UsageError: `outdir` holds a run with another configuration or other data.
@@ -129,14 +138,17 @@ def train(task: Task, domain: ImageDomain, run: Run, outdir: Path | None = None)
         Interrupted: SIGINT or SIGTERM, after a checkpoint.
     """
     with tempfile.TemporaryDirectory(prefix="namap-") as scratch:
-        return Loop(task, domain, run, outdir or Path(scratch)).run_all()
+        home = outdir or Path(scratch)
+        with Log(home, events=outdir is not None) as records:
+            return Loop(task, domain, run, home, records).run_all()
 
 
 class Loop:
     """The state of one run; `train` drives it to the end."""
 
-    def __init__(self, task: Task, domain: ImageDomain, run: Run, outdir: Path):
+    def __init__(self, task: Task, domain: ImageDomain, run: Run, outdir: Path, records: Log | None = None):
         self.task, self.domain, self.run, self.outdir = task, domain, run, outdir
+        self.records = records or Log(outdir)
         self.device = pick_device(run.device)
         self.precision = pick_precision(run.precision, self.device)
         self.state = _State()
@@ -174,6 +186,8 @@ class Loop:
                 bar.update(run.batch_size)
                 if state.step % run.log_every == 0 or state.step == run.steps:
                     self.log(logs, bar)
+                if state.step * PICTURES // run.steps > (state.step - 1) * PICTURES // run.steps:
+                    self.show()
                 if due:
                     self.save()
                     saved = time.monotonic()
@@ -245,7 +259,7 @@ class Loop:
                 group["lr"] = base * factor * self.state.scale
 
     def log(self, logs: dict[str, Tensor], bar: tqdm) -> None:
-        """Append a row to the log, to `metrics.jsonl` and to the progress bar."""
+        """Append a row to the log, to what is kept of it and to the progress bar."""
         state = self.state
         row = {
             "step": state.step,
@@ -254,15 +268,19 @@ class Loop:
         }
         row |= {name: _mean(value.detach().float()) for name, value in logs.items()}
         state.log.append(row)
-        path = self.outdir / "metrics.jsonl"
-        with checkpoint.storage_errors(path), path.open("a") as file:
-            file.write(json.dumps(row) + "\n")
+        self.records.add(row)
         losses = {name: f"{row[name]:.3g}" for name in list(logs)[:2]}
         bar.set_postfix(losses, refresh=False)
         concern = self.task.concern(row)
         if concern and not state.concerned:
             warn(f"{self.run.label}, step {state.step}: {concern}")
         state.concerned |= bool(concern)
+
+    def show(self) -> None:
+        """Put pictures of this moment beside the log, where somebody may see them; training takes no notice."""
+        if self.records.events:
+            with inference(*self.task.modules.values()), autocast(self.device, self.precision):
+                self.records.add_pictures(self.state.step, "pictures", self.task.pictures())
 
     def roll_back(self, broken: str) -> None:
         """Go back to the last checkpoint with half the learning rate, or give up."""
@@ -306,7 +324,7 @@ class Loop:
             self.restore()
         else:
             self.check_space()
-            (self.outdir / "metrics.jsonl").unlink(missing_ok=True)
+            self.records.clear()
             self.save()
 
     def check_space(self) -> None:
@@ -335,12 +353,10 @@ class Loop:
         for name, optimizer in self.task.optimizers.items():
             checkpoint.load_optimizer(optimizer, checkpoint.without_prefix(f"optimizer.{name}", tensors))
         self.state.__dict__.update(config["state"])
-        self.state.log = [row for row in read_log(self.outdir) if row["step"] <= self.state.step]
-        rows = "".join(json.dumps(row) + "\n" for row in self.state.log)
-        checkpoint.write_file(self.outdir / "metrics.jsonl", rows.encode())
+        self.state.log = self.records.rewind(self.state.step)
 
 
-def _not_finite(what: str, tensors: dict[str, Tensor]) -> str:
+def _not_finite(what: str, tensors: Mapping[str, Tensor]) -> str:
     """Name the first tensor that holds NaN or infinity; '' if none does."""
     return next((f"the {what} of {name}" for name, t in tensors.items() if not torch.isfinite(t).all()), "")
 
@@ -353,23 +369,11 @@ def _mean(value: Tensor) -> float | list[float]:
 
 
 def identity(task: Task, domain: ImageDomain, run: Run) -> dict[str, Any]:
-    """Everything that decides the result of a run, as JSON values."""
+    """Everything that decides the result of a run, and where its data came from, as JSON values."""
     precision = pick_precision(run.precision, pick_device(run.device))
     settings = {"images": run.images, "batch_size": run.batch_size, "seed": run.seed, "precision": precision}
-    return json.loads(json.dumps({"task": task.config, "run": settings, "data": domain.fingerprint}))
-
-
-def batch_index(count: int, batch_size: int, seed: int, step: int) -> Int[np.ndarray, " b"]:
-    """Rows of batch `step` in an endless sequence of permutations, each a function of (seed, epoch)."""
-    position = np.arange(step * batch_size, (step + 1) * batch_size)
-    epochs = position // count
-    parts = [_permutation(count, seed, int(e))[position[epochs == e] % count] for e in np.unique(epochs)]
-    return np.concatenate(parts)
-
-
-@lru_cache(maxsize=4)
-def _permutation(count: int, seed: int, epoch: int) -> Int[np.ndarray, " n"]:
-    return np.random.default_rng([seed, epoch]).permutation(count)
+    decisive = {"task": task.config, "run": settings, "data": domain.fingerprint}
+    return json.loads(json.dumps({**decisive, "source": domain.source}))
 
 
 def follow(average: nn.Module, module: nn.Module, step: int, decay: float = 0.999) -> None:

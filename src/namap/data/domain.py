@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from jaxtyping import Int, UInt8
 from torchvision.transforms import v2
+from tqdm import tqdm
 
 from ..checkpoint import storage_errors, write_file
 from ..errors import DataError, UsageError
@@ -120,7 +121,9 @@ def _resize(images: np.ndarray, size: int) -> np.ndarray:
     return np.concatenate([v2.functional.resize(torch.from_numpy(p), [size, size], mode).numpy() for p in parts])
 
 
-def load_domain(source: str | Path | ImageDomain, size: int | None = None, channels: int | None = None) -> ImageDomain:
+def load_domain(
+    source: str | Path | ImageDomain, size: int | None = None, channels: int | None = None, quiet: bool = True
+) -> ImageDomain:
     """Read the images that `source` names.
 
     Args:
@@ -129,6 +132,7 @@ def load_domain(source: str | Path | ImageDomain, size: int | None = None, chann
             or an ImageDomain.
         size: side of the square images in pixels; None keeps arrays as they are and takes 32 for folders.
         channels: 1 or 3; None keeps arrays as they are and takes 3 for folders of colour pictures, else 1.
+        quiet: no progress bar where a folder takes long.
 
     Raises:
         DataError: nothing there, nothing readable, or more than 10% of a folder unreadable.
@@ -146,7 +150,7 @@ def load_domain(source: str | Path | ImageDomain, size: int | None = None, chann
         return ImageDomain.from_array(*embedded.load(rest), source=text).resized(size, channels)
     if text.endswith(".npz") or ".npz:" in text:
         return _load_npz(text).resized(size, channels)
-    return _load_folder(Path(text), size or 32, channels)
+    return _load_folder(Path(text), size or 32, channels, quiet)
 
 
 def _load_npz(text: str) -> ImageDomain:
@@ -172,7 +176,7 @@ def _load_npz(text: str) -> ImageDomain:
     return ImageDomain.from_array(images, labels, text)
 
 
-def _load_folder(folder: Path, size: int, channels: int | None) -> ImageDomain:
+def _load_folder(folder: Path, size: int, channels: int | None, quiet: bool) -> ImageDomain:
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; give a folder of images, file.npz:key or torchvision:NAME/SPLIT")
     paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
@@ -187,7 +191,8 @@ def _load_folder(folder: Path, size: int, channels: int | None) -> ImageDomain:
             return str(error)
 
     with ThreadPoolExecutor() as pool:
-        results = list(pool.map(read, paths))
+        bar = tqdm(pool.map(read, paths), "reading", len(paths), unit="img", delay=2, disable=True if quiet else None)
+        results = list(bar)
     skipped = [(str(p), r) for p, r in zip(paths, results, strict=True) if isinstance(r, str)]
     if len(skipped) > MAX_UNREADABLE * len(paths):
         path, reason = skipped[0]

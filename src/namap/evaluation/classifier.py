@@ -133,6 +133,10 @@ class ClassifierTask:
         """Nothing: its accuracy on held-out images is reported at the end."""
         return ""
 
+    def pictures(self) -> list[torch.Tensor]:
+        """None: a classifier draws nothing."""
+        return []
+
 
 def jitter(images: Images, rng: torch.Generator) -> Images:
     """A small random shift (2 px at 32), rotation (10 degrees) and scale (10%) of each image."""

@@ -104,6 +104,11 @@ class GeneratorTask:
         """The recipe's."""
         return self.recipe.concern(row)
 
+    def pictures(self) -> list[torch.Tensor]:
+        """Samples of the average, always of the same codes."""
+        device = next(self.average.parameters()).device
+        return list(sample(self.average, 48, random_stream(self.recipe.seed, device=device)).split(12))
+
     def after_step(self, step: int) -> None:
         """Move the average."""
         follow(self.average, self.nets["generator"], step)

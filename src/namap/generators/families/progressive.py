@@ -119,10 +119,10 @@ class Recipe(AdversarialRecipe):
         }
 
     def views(self, nets: Mapping[str, Any], x: Images, progress: float) -> list[Tensor]:
-        """The training images at the level of this moment, which both networks take."""
+        """The training images at the level of this moment, which the networks take."""
         octaves = int(math.log2(x.shape[-1] / 4))
         level = level_at(progress, octaves)
-        for name in ("generator", "discriminator"):
+        for name in ("generator", "discriminator", "average"):
             nets[name].level = level
         whole = math.ceil(level)
         x = F.avg_pool2d(x, 2 ** (octaves - whole))
@@ -130,6 +130,10 @@ class Recipe(AdversarialRecipe):
         if whole and fading < 1:
             x = fading * x + (1 - fading) * F.interpolate(F.avg_pool2d(x, 2), scale_factor=2.0)
         return [x]
+
+    def finish(self, generator: Any, nets: Mapping[str, nn.Module]) -> None:
+        """Grown, however short the run was."""
+        generator.level = math.log2(generator.image_size / 4)
 
 
 def level_at(progress: float, octaves: int) -> float:
