@@ -65,7 +65,7 @@ def matching_table() -> str:
 
 
 def promises_table() -> str:
-    rows = ["| tested | cases | held |", "|---|---|---|"]
+    rows = ["| promise | cases | held |", "|---|---|---|"]
     outcomes = read("promises")["outcomes"]
     return "\n".join([*rows, *(f"| {s} | {o['cases']} | {o['held']} |" for s, o in outcomes.items())])
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageCms
 
 from namap.data import ImageDomain, UnreadableImage, load_domain, read_image
 from namap.data.coverage import compare_coverage, shrink
@@ -24,6 +24,7 @@ def saved(picture: Image.Image, fmt: str = "PNG", **options) -> io.BytesIO:
     return file
 
 
+@pytest.mark.faults
 def test_every_mode_reads_as_the_same_ramp():
     grey = Image.fromarray(RAMP)
     rgb = grey.convert("RGB")
@@ -42,16 +43,32 @@ def test_every_mode_reads_as_the_same_ramp():
     np.testing.assert_array_equal(bilevel[0], np.where(RAMP > 127, 255, 0))
 
 
+@pytest.mark.faults
+def test_a_colour_profile_is_ignored():
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("XYZ")).tobytes()
+    picture = Image.fromarray(RAMP).convert("RGB")
+    for fmt in ("PNG", "TIFF"):
+        tagged = saved(picture, fmt, icc_profile=profile)
+        assert Image.open(tagged).info["icc_profile"] == profile
+        np.testing.assert_array_equal(read_image(tagged, 3, None), np.stack([RAMP] * 3))
+
+
+@pytest.mark.faults
 def test_transparency_is_put_on_white():
     picture = Image.new("RGBA", (8, 8), (10, 20, 30, 0))
     assert (read_image(saved(picture), 3, None) == 255).all()
 
 
-def test_exif_orientation_is_applied():
-    exif = Image.Exif()
-    exif[0x0112] = 6  # turn by 90 degrees to view
-    turned = read_image(saved(Image.fromarray(RAMP), exif=exif), 1, None)[0]
-    np.testing.assert_array_equal(turned, np.rot90(RAMP, -1))
+@pytest.mark.faults
+@pytest.mark.parametrize("fmt", ["PNG", "TIFF"])
+def test_every_exif_orientation_is_applied(fmt):
+    seen = [RAMP, np.fliplr(RAMP), np.rot90(RAMP, 2), np.flipud(RAMP), RAMP.T, np.rot90(RAMP, -1),
+            np.rot90(RAMP.T, 2), np.rot90(RAMP)]  # fmt: skip
+    for value, expected in enumerate(seen, 1):
+        exif = Image.Exif()
+        exif[0x0112] = value
+        turned = read_image(saved(Image.fromarray(RAMP), fmt, exif=exif), 1, None)[0]
+        np.testing.assert_array_equal(turned, expected, err_msg=f"orientation {value}")
 
 
 def bomb(width: int, height: int) -> bytes:

@@ -45,6 +45,7 @@ class Restored(nn.Module):
         self.training = state[1]
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("kind", ["module", "state", "old format", "plain", "protocol 4"])
 def test_a_pickle_is_refused_and_nothing_of_it_is_executed(kind, tmp_path):
     import pickle
@@ -105,6 +106,7 @@ HOSTILE = {
 }  # fmt: skip
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_program_that_does_more_than_compute_is_refused(name, tmp_path):
     change, problem = HOSTILE[name]
@@ -131,6 +133,7 @@ def hook(module, codes: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
     return codes
 
 
+@pytest.mark.faults
 def test_a_script_that_does_more_than_compute_is_refused(tmp_path, capfd, monkeypatch):
     monkeypatch.chdir(tmp_path)
     written = tmp_path / "written"

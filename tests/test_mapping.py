@@ -5,9 +5,11 @@ import torch
 from namap.data import load_domain
 from namap.errors import StorageError, UsageError
 from namap.generators import DCGAN
-from namap.losses import Reconstruction, l2
+from namap.generators.families import dcgan
+from namap.losses import Reconstruction, l2, share_of_copies
 from namap.mapping import AENAM, METHODS, NAM, VAENAM, Mapping
 from namap.networks import CodeTable, EarnedMapper
+from namap.runs import read_log
 from namap.solving import optimise_codes
 from namap.tensors import from_numpy, random_stream
 
@@ -26,8 +28,6 @@ GOLDEN = {("nam", "l2"): 0.4059, ("ae", "l1"): 0.4223, ("vae", "appearance"): 0.
 def test_golden_losses(method, loss, generator, handwriting, tmp_path):
     mapping = METHODS[method](generator, loss=loss, **SMALL)
     mapping.fit(handwriting, tmp_path, quiet=True)
-    from namap.runs import read_log
-
     assert read_log(tmp_path)[-1]["reconstruction"] == pytest.approx(GOLDEN[method, loss], rel=5e-3)
 
 
@@ -244,11 +244,32 @@ def test_a_gross_difference_of_scale_is_said(generator, capsys):
     assert "times as large" in capsys.readouterr().err
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize(("settings", "said"), [({"beta": 1e4}, "posterior collapse"), ({"beta": 0.0}, "")])
 def test_a_collapse_is_said(settings, said, generator, handwriting, capsys):
     fitted("vae", generator, handwriting, images=1600, warmup=0.0, mapper="crn", **settings)
     err = capsys.readouterr().err
     assert said in err if said else "collapse" not in err, err
+
+
+@pytest.mark.faults
+def test_copies_of_one_image_are_counted_and_said(generator, handwriting, tmp_path):
+    x = torch.rand(64, 1, 8, 8)
+    assert share_of_copies(x, 0.1) == 0
+    assert share_of_copies(x[:1].repeat(9, 1, 1, 1), 0.1) == 1
+    x[10:50] = x[10] + 0.001 * torch.randn(40, 1, 8, 8)
+    assert share_of_copies(x, 0.1).item() == pytest.approx(39 / 63)
+    mapping = METHODS["vae"](generator, **SMALL).fit(handwriting, tmp_path, quiet=True)
+    row = read_log(tmp_path)[-1]
+    assert len(row["kl_of_dimensions"]) == mapping.latent_dim
+    assert sum(row["kl_of_dimensions"]) == pytest.approx(row["kl"], abs=1e-3)
+    task = mapping.make_task(handwriting)
+    assert task.concern(row) == ""
+    assert "62% of the analogies of different queries are copies" in task.concern(row | {"copies": 39 / 63})
+    sound = {"diversity": 1.0, "copies": 0.0}
+    concern = dcgan.Recipe().concern
+    assert (concern(sound), "mode collapse: 90%" in concern(sound | {"copies": 0.9})) == ("", True)
+    assert "mode collapse" in concern(sound | {"diversity": 0.05})
 
 
 def test_a_run_belongs_to_its_generator(generator, handwriting, tmp_path):

@@ -15,6 +15,7 @@ from namap.training import train
 from tasks import Autoencoder, run
 
 
+@pytest.mark.faults
 def test_a_stopped_run_resumes_bit_identically(tmp_path, domain):
     whole, stopped, resumed = Autoencoder(), Autoencoder(stop_at=17), Autoencoder()
     log = train(whole, domain, run(), tmp_path / "whole")
@@ -29,6 +30,7 @@ def test_a_stopped_run_resumes_bit_identically(tmp_path, domain):
     assert rows[-1]["loss"] < rows[0]["loss"] / 2
 
 
+@pytest.mark.faults
 def test_a_damaged_checkpoint_is_passed_over(tmp_path, domain, capsys):
     whole = Autoencoder()
     train(whole, domain, run(), tmp_path / "whole")

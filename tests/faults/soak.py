@@ -48,11 +48,14 @@ def watched(arguments: list[str]) -> list[tuple[int, int]]:
     return seen
 
 
-def killed(arguments: list[str], every: float, rng: random.Random) -> int:
-    """Run to the end, killed about every so many seconds; how often."""
+def killed(arguments: list[str], outdir: Path, every: float, rng: random.Random) -> int:
+    """Run to the end, killed after about so many seconds in its directory; how often."""
     kills = 0
     while True:
         process = subprocess.Popen(arguments)
+        lock = outdir / ".lock"  # a busy machine may take longer to start than to be killed
+        while process.poll() is None and not (lock.exists() and f"process {process.pid} " in lock.read_text()):
+            time.sleep(0.1)
         try:
             code = process.wait(rng.uniform(0.5, 1.5) * every)
         except subprocess.TimeoutExpired:
@@ -81,7 +84,7 @@ def main() -> None:
         seconds = json.loads((trial / "metrics.jsonl").read_text().splitlines()[-1])["seconds"]
         images = round(arguments.minutes * 60 / 3 * TRIAL / seconds)
         seen = watched(command(whole, images))
-        kills = killed(command(broken, images), arguments.every, random.Random(0))
+        kills = killed(command(broken, images), broken, arguments.every, random.Random(0))
         sums = [json.loads((p / "final" / "manifest.json").read_text())["sha256"] for p in (whole, broken)]
         queries = ["embedded:handwriting/test", "--npz", "--quiet", "--solutions", "2"]
         for path in (whole, broken):
