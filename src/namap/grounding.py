@@ -60,7 +60,7 @@ class Grounding:
         return iter(self.mappings)
 
     def get(self, name: str) -> Mapping:
-        """The mapping of a domain.
+        """The mapping of the domain `name`.
 
         Raises:
             UsageError: there is none of this name.
@@ -79,7 +79,11 @@ class Grounding:
             refine: iterations of Eq. 6; None: the method's own.
 
         Returns:
-            y₂ as the one solution of each query; the codes and losses are those of the way to X.
+            y₂ as the one solution of each query, uint8 `[n 1 c h w]`; the codes and losses are those of the way to X.
+
+        Raises:
+            DataError: no usable images.
+            UsageError: no such domain.
         """
         arrival = self.get(to)
         found = self.get(origin).translate(data, refine=refine)

@@ -93,6 +93,9 @@ def wrap_generator(
         stage: which image, of a module that returns several (StackGAN-v2); -1 for the last one.
         source: where it came from, so that a saved mapping can find it again; `load_generator` says it.
 
+    Returns:
+        G: codes `[b d]` to images `[b c s s]` in [-1, 1]. The module itself is inside, not a copy.
+
     Raises:
         UsageError: it refuses such codes, returns something else, or is not differentiable.
 

@@ -81,9 +81,15 @@ def load_generator(
         spatial: of a foreign generator: it wants codes `[b d 1 1]`; None: whichever it takes.
         stage: of a foreign generator that returns several images: which one.
 
+    Returns:
+        G: codes N(0, I) `[b d]` to images `[b c s s]` in [-1, 1], differentiable, in eval mode.
+
     Raises:
         UsageError: nothing there, something else, or it does not fit.
         StorageError: damaged files of namap's own.
+
+    >>> load_generator("simulator:face").latent_dim
+    12
     """
     spec = str(spec)
     if spec.startswith("simulator:"):
