@@ -4,13 +4,18 @@ import doctest
 import inspect
 import pkgutil
 import re
+import shlex
 from importlib import import_module
 from pathlib import Path
 
 import pytest
+import typer
+from nbclient import NotebookClient
 
 import namap
+from namap.cli import app
 
+ROOT = Path(__file__).resolve().parents[1]
 MODULES = [m.name for m in pkgutil.walk_packages(namap.__path__, "namap.") if not m.name.endswith("__main__")]
 
 
@@ -42,3 +47,34 @@ def test_every_argument_of_a_public_call_is_described(name, call):
     described = {word for pair in described for word in pair}
     missing = set(inspect.signature(call).parameters) - described - {"self"}
     assert not missing
+
+
+def test_the_tutorial_runs_as_a_notebook(monkeypatch, tmp_path):
+    """Every cell, in a kernel of its own, on a two-hundredth of the training."""
+    monkeypatch.syspath_prepend(str(ROOT / "docs"))
+    monkeypatch.setenv("NAMAP_TUTORIAL_SHARE", "0.005")
+    from tutorial_notebook import make_notebook
+
+    notebook = NotebookClient(make_notebook(), timeout=120, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    assert sum("image/png" in output.get("data", {}) for output in outputs) == 4
+    assert "label kept" in "".join(output.get("text", "") for output in outputs)
+
+
+SHELL = re.compile(r"^```sh\n(.+?)\n```$", re.M | re.S)
+PAGES = [ROOT / "README.md", ROOT / "RESULTS.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_of_the_pages_exist(page):
+    """Every `namap …` line of a page is parsed by the command line, and every script that a page runs is there."""
+    group = typer.main.get_command(app)
+    for line in "\n".join(SHELL.findall(page.read_text())).replace("\\\n", " ").splitlines():
+        program, *arguments = shlex.split(line, comments=True) or [""]
+        if program == "namap":
+            context = group.make_context("namap", arguments.copy(), resilient_parsing=True)
+            verb = group.get_command(context, arguments[0])
+            assert verb is not None, line
+            verb.make_context(arguments[0], arguments[1:])
+        elif program == "python":
+            assert (ROOT / arguments[0]).is_file(), line

@@ -22,9 +22,10 @@ class Analogies:
             share of the query's variance that is left (0 to 1), under `l1` and `l2` of pixels in [-1, 1].
         names: one per query, safe as file names.
 
-    >>> found = Analogies(np.zeros((1, 2, 1, 8, 8), np.uint8), np.zeros((1, 2, 3)), np.zeros((1, 2)), ["a"])
-    >>> found.images[0][1].size, found.file_names()
-    ((8, 8), [['a.png', 'a_k1.png']])
+    Examples:
+        >>> found = Analogies(np.zeros((1, 2, 1, 8, 8), np.uint8), np.zeros((1, 2, 3)), np.zeros((1, 2)), ["a"])
+        >>> found.images[0][1].size, found.file_names()
+        ((8, 8), [['a.png', 'a_k1.png']])
     """
 
     x: UInt8[np.ndarray, "n k c h w"]

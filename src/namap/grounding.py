@@ -22,9 +22,10 @@ class Grounding:
 
         y₁ → z = E₁(y₁) → x = G(z) → y₂ = T₂(x)
 
-    >>> grounding = Grounding()
-    >>> len(grounding)
-    0
+    Examples:
+        >>> grounding = Grounding()
+        >>> len(grounding)
+        0
     """
 
     def __init__(self) -> None:

@@ -378,11 +378,12 @@ class AENAM(Mapping):
 class VAENAM(Mapping):
     """A stochastic encoder q(z|y) = N(mu, sigma^2) (VAE-NAM, NeurIPS 2018, Eq. 3-5).
 
-    >>> from namap import train_generator
-    >>> G = train_generator("embedded:typeset/test", images=640, width=8, quiet=True)
-    >>> mapping = VAENAM(G, images=640).fit("embedded:handwriting/test", quiet=True)
-    >>> mapping.translate("embedded:handwriting/test", solutions=4).x.shape
-    (500, 4, 1, 32, 32)
+    Examples:
+        >>> from namap import train_generator
+        >>> G = train_generator("embedded:typeset/test", images=640, width=8, quiet=True)
+        >>> mapping = VAENAM(G, images=640).fit("embedded:handwriting/test", quiet=True)
+        >>> mapping.translate("embedded:handwriting/test", solutions=4).x.shape
+        (500, 4, 1, 32, 32)
     """
 
     method = "vae"

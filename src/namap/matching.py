@@ -157,10 +157,11 @@ def match(
         DataError: an empty set, or images of less than 8 pixels a side.
         UsageError: an unknown setting, or weights that are not there.
 
-    >>> digits = load_domain("embedded:handwriting/test").subset(slice(0, 40))
-    >>> found = match(digits, digits.subset(slice(None, None, -1)))
-    >>> found.ranking[:3, 0].tolist()
-    [39, 38, 37]
+    Examples:
+        >>> digits = load_domain("embedded:handwriting/test").subset(slice(0, 40))
+        >>> found = match(digits, digits.subset(slice(None, None, -1)))
+        >>> found.ranking[:3, 0].tolist()
+        [39, 38, 37]
     """
     recipe = make_recipe(settings, vgg_weights, features)
     of_x, of_y = load_pair(x, y, size)

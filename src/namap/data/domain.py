@@ -53,8 +53,9 @@ class ImageDomain:
         Raises:
             DataError: another type or shape, an empty array, or labels that do not fit.
 
-        >>> ImageDomain.from_array(np.zeros((5, 32, 32, 3), np.uint8)).images.shape
-        (5, 3, 32, 32)
+        Examples:
+            >>> ImageDomain.from_array(np.zeros((5, 32, 32, 3), np.uint8)).images.shape
+            (5, 3, 32, 32)
         """
         if images.dtype != np.uint8:
             raise DataError(f"{source}: images are {images.dtype}; store uint8 0..255")
@@ -149,8 +150,9 @@ def load_domain(source: str | Path | ImageDomain, size: int | None = None, chann
         DataError: nothing there, nothing readable, or more than 10% of a folder unreadable.
         UsageError: another number of channels.
 
-    >>> load_domain("embedded:handwriting/test").images.shape
-    (500, 1, 32, 32)
+    Examples:
+        >>> load_domain("embedded:handwriting/test").images.shape
+        (500, 1, 32, 32)
     """
     if channels not in (None, 1, 3):
         raise UsageError(f"channels {channels}: use 1 (grey) or 3 (RGB)")

@@ -88,8 +88,9 @@ def load_generator(
         UsageError: nothing there, something else, or it does not fit.
         StorageError: damaged files of namap's own.
 
-    >>> load_generator("simulator:face").latent_dim
-    12
+    Examples:
+        >>> load_generator("simulator:face").latent_dim
+        12
     """
     spec = str(spec)
     if spec.startswith("simulator:"):
