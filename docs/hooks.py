@@ -7,6 +7,7 @@ import nbformat
 import typer
 from latex2mathml.converter import convert
 from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 from tutorial_notebook import make_notebook
 from typer.cli import get_docs_for_click
@@ -32,8 +33,16 @@ def on_page_markdown(markdown: str, **_: object) -> str:
     """Fill in the commands; turn GitHub's two spellings of a formula into MathML, which browsers draw themselves."""
     if "<!-- commands -->" in markdown:
         markdown = markdown.replace("<!-- commands -->", commands())
-    markdown = DISPLAY.sub(lambda found: f'\n<div class="math">{convert(found[1], "block")}</div>\n', markdown)
-    return INLINE.sub(lambda found: convert(found[1]), markdown)
+    markdown = DISPLAY.sub(lambda found: f"\n<div>{mathml(found[1], 'block')}</div>\n", markdown)
+    return INLINE.sub(lambda found: f"<span>{mathml(found[1], 'inline')}</span>", markdown)
+
+
+def mathml(formula: str, display: str) -> str:
+    """A formula of LaTeX for browsers; a command that the converter does not know would be printed as it stands."""
+    found = convert(formula, display=display)
+    if "\\" in found:
+        raise PluginError(f"formula not understood: {formula}")
+    return found
 
 
 def commands() -> str:
