@@ -1,6 +1,6 @@
 """The tutorial as a notebook: `python docs/tutorial_notebook.py tutorial.ipynb`; the site has it, too.
 
-Python blocks of tutorial.md become cells of code, everything else text.
+Python blocks of tutorial.md become cells of code, everything else text. Pictures are left out: the cells draw them.
 """
 
 import re
@@ -11,12 +11,13 @@ import nbformat
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 SOURCE = Path(__file__).with_name("tutorial.md")
+PICTURE = re.compile(r"^!\[.+\n\n", re.M)
 PYTHON = re.compile(r"^```python\n(.+?)\n```$", re.M | re.S)
 
 
 def make_notebook() -> nbformat.NotebookNode:
     """The notebook, not executed."""
-    parts = PYTHON.split(SOURCE.read_text())  # text, code, text, code, …, text
+    parts = PYTHON.split(PICTURE.sub("", SOURCE.read_text()))  # text, code, text, code, …, text
     cells = [
         new_code_cell(p, id=str(i)) if i % 2 else new_markdown_cell(p.strip(), id=str(i)) for i, p in enumerate(parts)
     ]

@@ -49,8 +49,8 @@ def main() -> None:
     print(f"best of {SOLUTIONS}, other samples, refined: " + ", ".join(f"{f.losses.min(1).mean():.3f}" for f in losses))
     first.save_pngs(arguments.outdir / "solutions")
 
-    # The sheet: the query and its solutions; walks along the directions of largest spread; a segment.
-    save_exploration(explore(mapping, one_query(queries, 7), solutions=SOLUTIONS), arguments.outdir)
+    # The sheet: a 7 and its solutions; walks along the directions of largest spread; a segment.
+    save_exploration(explore(mapping, one_query(queries, 1), SOLUTIONS, temperature=2), arguments.outdir)
     print(f"{arguments.outdir}/explore.png")
 
 
