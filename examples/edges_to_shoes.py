@@ -48,7 +48,7 @@ def main() -> None:
     print(f"another shoe {error(photos.images[other]):.1f}")
 
     rows = [edges.images[:SHOWN], *found.x[:SHOWN].swapaxes(0, 1), photos.images[:SHOWN]]
-    image_grid(rows).save(home / "sheet.png")
+    image_grid([list(row) for row in rows]).save(home / "sheet.png")
     print(f"{home}/sheet.png: drawings, {SOLUTIONS} analogies of each, the photos that were drawn")
 
 

@@ -11,7 +11,7 @@ from namap.data import load_domain
 from namap.data.images import to_picture
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
-IMAGES = ("--images", "640")
+IMAGES = ("--images", "256")
 
 
 @pytest.fixture
