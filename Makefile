@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: install demo test test-all soak check clean
+.PHONY: install demo test test-all soak check docs clean
 
 # A stamp, so that set-up runs again only when the dependencies change.
 install: $(VENV)/.installed
@@ -10,7 +10,7 @@ install: $(VENV)/.installed
 $(VENV)/.installed: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet torch torchvision
-	$(BIN)/pip install --quiet --editable '.[dev,diffusers]'
+	$(BIN)/pip install --quiet --editable '.[dev,docs,diffusers]'
 	touch $@
 
 demo: install
@@ -26,10 +26,13 @@ soak: install
 	$(BIN)/python tests/faults/soak.py
 
 check: install
-	$(BIN)/ruff format --check src tests benchmarks examples
-	$(BIN)/ruff check src tests benchmarks examples
+	$(BIN)/ruff format --check src tests benchmarks examples docs
+	$(BIN)/ruff check src tests benchmarks examples docs
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 
+docs: install
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 clean:
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) runs site

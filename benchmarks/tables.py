@@ -1,4 +1,4 @@
-"""Write the tables of README.md from the JSON in benchmarks/results/: no number there is typed by hand."""
+"""Write RESULTS.md and the tables of README.md from the JSON in benchmarks/results/: no number is typed by hand."""
 
 import json
 import re
@@ -7,6 +7,7 @@ from statistics import median
 
 HERE = Path(__file__).parent
 README = HERE.parent / "README.md"
+RESULTS = HERE.parent / "RESULTS.md"
 
 
 def results_table() -> str:
@@ -72,17 +73,14 @@ def promises_table() -> str:
 
 def generators_table() -> str:
     result = read("generators")
-    text = (
-        "**Any generator will do, a better one does better** (`python benchmarks/generators.py --data-root DATA`): the "
-        "same street digits mapped with digit generators of five kinds, one budget for all, smaller than above."
-    )
-    picture = "![Queries; then samples of each generator, and its analogies](benchmarks/results/generators.png)"
-    rows = ["| generator (NAM Fig. 4) | digit kept | judge's confidence on samples | minutes, generator + mapping |"]
-    rows.append("|---|---|---|---|")
+    rows = [
+        "| generator | digit kept | judge's confidence on samples | minutes, generator + mapping |",
+        "|---|---|---|---|",
+    ]
     for kind, r in result["kinds"].items():
         minutes = " + ".join(f"{r['seconds'][part] / 60:.0f}" for part in ("generator", "mapping"))
         rows.append(f"| {kind} | {r['kept']:.1%} | {r['confidence_on_samples']:.1%} | {minutes} |")
-    return "\n".join([text, "", *rows, "", picture])
+    return "\n".join(rows)
 
 
 def systems_table() -> str:
@@ -121,22 +119,73 @@ def read(name: str) -> dict:
     return json.loads((HERE / "results" / f"{name}.json").read_text())
 
 
+SECTIONS = (  # of RESULTS.md: the JSON it needs, the title, what stands above the table, the table, what stands below
+    (
+        "demo",
+        "Digits",
+        "Repeat a row with `namap demo --outdir runs/demo --seeds 0,1,2` or `python benchmarks/digits.py street2digits "
+        "--seeds 0,1,2 --data-root DATA` (or `digits2street`). The papers report 37.4% for SVHN → MNIST and 51.7% for "
+        "MNIST → SVHN, on other pictures.",
+        results_table,
+        "",
+    ),
+    (
+        "generators",
+        "Five generators",
+        "Any generator will do, a better one does better: the same street digits mapped with digit generators of five "
+        "kinds, one budget for all, smaller than above (NAM Fig. 4): "
+        "`python benchmarks/generators.py --data-root DATA`.",
+        generators_table,
+        "![Queries; then samples of each generator, and its analogies](benchmarks/results/generators.png)",
+    ),
+    (
+        "systems",
+        "The other systems of the papers",
+        "`python benchmarks/systems.py --data-root DATA`.",
+        systems_table,
+        "",
+    ),
+    (
+        "matching",
+        "Matching two sets that exist",
+        "NAM Eq. 1, the step before a generator: which Noto emoji is which Twemoji, of 1160 shuffled pictures a side, "
+        "the pairing kept for scoring (128 a side in the test split). `inexact` (Eq. 2) mixes pictures freely; its row "
+        "ranks them by their weight. `python benchmarks/matching.py --data-root DATA`.",
+        matching_table,
+        "![Queries, their matches, and the blurred mixtures of Eq. 2](benchmarks/results/matching.png)\n\n"
+        "Pictures of both designs: Google Noto (Apache-2.0) and Twemoji (CC-BY 4.0, Twitter and contributors).",
+    ),
+)
+
+
+def measured(name: str) -> bool:
+    return (HERE / "results" / f"{name}.json").exists()
+
+
+def results_page() -> str:
+    """RESULTS.md, whole; what is not measured yet has no section."""
+    parts = [
+        "# Results",
+        "Written by `python benchmarks/tables.py` from the JSON in `benchmarks/results/`; `benchmarks/EXPLORATION.md` "
+        "says what was tried on the way. DATA is the directory of the benchmark data.",
+    ]
+    for name, title, above, table, below in SECTIONS:
+        if measured(name):
+            parts += [f"## {title}", above, table(), below]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
 def main() -> None:
+    RESULTS.write_text(results_page())
     text = README.read_text()
-    tables = {"results": results_table()}
-    others = {
-        "speed": speed_table,
-        "promises": promises_table,
-        "matching": matching_table,
-        "generators": generators_table,
-        "systems": systems_table,
-    }
-    for name, table in others.items():
-        if (HERE / "results" / f"{name}.json").exists():  # not measured yet: left as it is
-            tables[name] = table()
-    for marker, table in tables.items():
-        block = f"<!-- {marker} -->\n{table}\n<!-- /{marker} -->"
-        text = re.sub(rf"<!-- {marker} -->.*<!-- /{marker} -->", lambda _, b=block: b, text, flags=re.S)
+    for name, needs, table in (
+        ("results", "demo", results_table),
+        ("speed", "speed", speed_table),
+        ("promises", "promises", promises_table),
+    ):
+        if measured(needs):
+            block = f"<!-- {name} -->\n{table()}\n<!-- /{name} -->"
+            text = re.sub(rf"<!-- {name} -->.*<!-- /{name} -->", lambda _, b=block: b, text, flags=re.S)
     README.write_text(text)
 
 

@@ -8,6 +8,7 @@ with install_import_hook("namap", "typecheck.check"):
     import namap.matching
     import namap.speed  # noqa: F401
 
+import os
 import socket
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from namap.generators import DCGAN, freeze
 
 torch.set_num_threads(1)  # small steps gain little from threads; tests run in two processes instead
 LOOPBACK = ("127.0.0.1", "::1", "localhost", None)
-SHARED = Path(__file__).resolve().parents[2] / "shared"
+DATA = Path(os.environ.get("NAMAP_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 
 
 @pytest.fixture(autouse=True)
@@ -44,9 +45,9 @@ def offline(monkeypatch):
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    if not (SHARED / "data").is_dir():
-        pytest.skip(f"benchmark data not found at {SHARED}")
-    return SHARED / "data"
+    if not DATA.is_dir():
+        pytest.skip(f"benchmark data not found at {DATA}; NAMAP_DATA says where it is")
+    return DATA
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ import torch
 
 from namap.data import load_domain
 from namap.errors import StorageError, UsageError
+from namap.exploring import explore
 from namap.generators import DCGAN
 from namap.generators.families import dcgan
 from namap.losses import Reconstruction, l2, share_of_copies
@@ -86,6 +87,21 @@ def test_several_solutions(generator, handwriting):
     assert np.abs(other.codes[:, 1] - found.codes[:, 1]).max() > 0
     with pytest.raises(UsageError, match="one solution"):
         fitted("ae", generator, handwriting).translate(handwriting, solutions=2)
+
+
+def test_a_seed_may_be_a_torch_generator(generator, handwriting):
+    mapping = fitted("vae", generator, handwriting)
+    queries = handwriting.subset(slice(0, 5))
+    stream = torch.Generator().manual_seed(3)
+    first, second = (mapping.translate(queries, solutions=2, seed=stream).codes for _ in range(2))
+    again = mapping.translate(queries, solutions=2, seed=torch.Generator().manual_seed(3), batch_size=2).codes
+    np.testing.assert_allclose(again, first, atol=1e-4)
+    np.testing.assert_array_equal(first[:, 0], second[:, 0])  # the mean
+    assert np.abs(first[:, 1] - second[:, 1]).max() > 0.1
+    one = explore(mapping, queries.subset(slice(0, 1)), 2, 1, seed=torch.Generator().manual_seed(3))
+    np.testing.assert_allclose(one.codes, first[0], atol=1e-4)
+    with pytest.raises(UsageError, match="seed -1: use a whole number from 0"):
+        mapping.translate(queries, seed=-1)
 
 
 def test_equation_6_recovers_the_code_of_a_generated_image(generator):

@@ -16,10 +16,16 @@ class Analogies:
     """Answers for n queries, k solutions each, in the order of the input.
 
     Attributes:
-        x: images of X, uint8 `[n k c h w]`.
-        codes: `[n k d]`.
-        losses: reconstruction of the query, `[n k]`.
-        names: one per query.
+        x: G(z_y), images of X, uint8 0..255, `[n k c h w]`.
+        codes: z_y, `[n k d]`, in units of the prior N(0, I).
+        losses: how badly T(G(z_y)) reconstructs the query, `[n k]`, in the loss of the fit: under `appearance` the
+            share of the query's variance that is left (0 to 1), under `l1` and `l2` of pixels in [-1, 1].
+        names: one per query, safe as file names.
+
+    Examples:
+        >>> found = Analogies(np.zeros((1, 2, 1, 8, 8), np.uint8), np.zeros((1, 2, 3)), np.zeros((1, 2)), ["a"])
+        >>> found.images[0][1].size, found.file_names()
+        ((8, 8), [['a.png', 'a_k1.png']])
     """
 
     x: UInt8[np.ndarray, "n k c h w"]
@@ -33,7 +39,11 @@ class Analogies:
         return [[to_picture(x) for x in solutions] for solutions in self.x]
 
     def save_pngs(self, outdir: str | Path) -> int:
-        """Write NAME.png, NAME_k1.png … for each query, each file whole; return how many."""
+        """Write NAME.png, NAME_k1.png … for each query, each file whole; return how many.
+
+        Raises:
+            StorageError: `outdir` cannot be written, or is full.
+        """
         folder = Path(outdir)
         with storage_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
@@ -59,7 +69,11 @@ class Analogies:
         return rows
 
     def save_npz(self, outdir: str | Path) -> int:
-        """Write analogies.npz with `x`, `codes`, `losses` and `names`; return 1."""
+        """Write analogies.npz with `x`, `codes`, `losses` and `names` as above; return 1, the number of files.
+
+        Raises:
+            StorageError: `outdir` cannot be written, or is full.
+        """
         folder = Path(outdir)
         with storage_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)

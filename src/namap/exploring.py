@@ -19,7 +19,7 @@ from .data.images import to_picture
 from .errors import UsageError
 from .losses import Reconstruction, l1
 from .mapping import Mapping
-from .tensors import Codes, Images, autocast, from_numpy, to_uint8
+from .tensors import Codes, Images, as_seed, autocast, from_numpy, to_uint8
 
 STEPS = (-2.0, -1.0, 0.0, 1.0, 2.0)  # along a direction, in standard deviations
 
@@ -29,13 +29,15 @@ class Exploration:
     """What one query can be mapped to.
 
     Attributes:
-        query: y, `[1 c h w]`.
+        query: y, `[1 c h w]` in [-1, 1], as all images here.
         solutions: the analogies, `[k c h w]`, the first one first.
-        codes: theirs, `[k d]`.
+        codes: z of each, `[k d]`.
         directions: analogies along the directions of largest spread, `[m 5 c h w]`, in steps of a deviation.
         segment: analogies on the segment between the two solutions that differ most, `[s c h w]`.
         diversity: mean distance between two solutions.
-        fidelity: mean reconstruction loss of the solutions; of `direction_losses` and `segment_losses` likewise.
+        fidelity: mean reconstruction loss of the solutions, in the loss of the fit.
+        direction_losses: that loss of each image of `directions`.
+        segment_losses: that loss of each image of `segment`.
         distance: what `diversity` is measured in: `perceptual` (VGG features) or `pixels` (mean absolute, of [-1, 1]).
     """
 
@@ -68,12 +70,12 @@ def explore(
     query: ImageDomain,
     solutions: int = 8,
     directions: int = 4,
-    seed: int = 0,
+    seed: int | torch.Generator = 0,
     temperature: float = 1.0,
     features: nn.Module | None = None,
     quiet: bool = True,
 ) -> Exploration:
-    """Walk through the solutions of one query.
+    """Walk through the solutions of one query (NAM §3.5; VAE-NAM Eq. 8 and §3.4).
 
     VAE-NAM: along the axes of largest sigma(y), from mu(y). NAM: along the principal directions of the codes that
     several starts found, from the best of them. In both: along the segment between the two most different solutions.
@@ -83,10 +85,13 @@ def explore(
         query: a domain of one image.
         solutions: k, at least 2.
         directions: m.
-        seed: of samples and starts.
+        seed: of samples and starts, as in `Mapping.translate`.
         temperature: factor on their noise, and on the steps along a direction.
-        features: network of the perceptual distance; None: pixels.
+        features: network of the perceptual distance, images in [-1, 1] to a list of `[b c h w]`; None: pixels.
         quiet: no progress bar.
+
+    Returns:
+        An `Exploration`: images `[· c h w]` in [-1, 1] on the CPU, and their numbers; `save_exploration` writes it.
 
     Raises:
         UsageError: a method with one solution, or more than one query.
@@ -94,7 +99,7 @@ def explore(
     if len(query) != 1 or solutions < 2:
         raise UsageError(f"explore: needs one query and at least 2 solutions, found {len(query)} and {solutions}")
     domain = mapping.prepare_queries(query)
-    _, found, _ = mapping.solve(domain.images, solutions, seed=seed, temperature=temperature, quiet=quiet)
+    _, found, _ = mapping.solve(domain.images, solutions, None, as_seed(seed), temperature, quiet)
     codes = torch.from_numpy(found[0]).to(mapping.device)
     y = from_numpy(domain.images, mapping.device)
     centre, axes = _spread(mapping, y, codes, directions)

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from .checkpoint import digest
 from .codes import CodeSource
 from .data import ImageDomain
-from .generators import Generator, sample
+from .errors import UsageError
+from .generators import Generator, WrappedGenerator, device_of, freeze, sample
 from .losses import (
     Reconstruction,
     appearance_invariant,
@@ -36,6 +37,28 @@ MIN_DIVERSITY = 0.1  # of that of the generator's samples
 MAX_COPIES = 0.5  # share of a batch whose analogies are nearly the same image
 NEAR = 0.1  # two images are: they differ by less than this share of the diversity of the generator's samples
 SHOWN = 12  # queries in the pictures of a fit
+
+
+def take_generator(generator: nn.Module, device: torch.device) -> Generator:
+    """G on a device, frozen, once it is known that T can follow it.
+
+    Raises:
+        UsageError: no `Generator`, images of a side that T cannot work on, or a module that stays on another device.
+    """
+    if not isinstance(generator, Generator):
+        raise UsageError(
+            f"{type(generator).__name__} is not a namap generator; use wrap_generator(module, latent_dim=…)"
+        )
+    if generator.image_size % 8 or generator.image_size < 16:
+        raise UsageError(
+            f"the generator's images have {generator.image_size} pixels a side; T needs a multiple of 8, "
+            "16 or more: pad or resize them in a module around it"
+        )
+    home = device_of(generator)
+    freeze(generator).to(device)
+    if isinstance(generator, WrappedGenerator) and home not in (None, device):
+        generator.check(device)  # what its forward makes or keeps beside its weights may not have moved
+    return generator
 
 
 def make_mapper(recipe: Recipe, x_channels: int, y_channels: int) -> nn.Module:
@@ -83,22 +106,20 @@ class MappingTask:
         generator: Generator,
         mapper: nn.Module,
         codes: CodeSource,
-        reconstruction: Reconstruction,
         targets: "FeatureCache",
-        optimizers: dict[str, torch.optim.Optimizer],
         recipe: Recipe,
     ):
         self.generator, self.mapper, self.codes = generator, mapper, codes
-        self.reconstruction, self.targets, self.recipe = reconstruction, targets, recipe
+        self.reconstruction, self.targets, self.recipe = targets.reconstruction, targets, recipe
         self.modules: dict[str, nn.Module] = {"mapper": mapper, "codes": codes}
-        self.optimizers = optimizers
+        self.optimizers = make_optimizers(mapper, codes, recipe)
         with torch.no_grad():
             samples = sample(generator, 64, random_stream(0, device=next(mapper.parameters()).device))
         self.prior_diversity = samples.std(0).mean().item()
         self.config: dict[str, Any] = {
             "recipe": asdict(recipe),
             "generator": generator.identity,
-            "features": features_digest(reconstruction),
+            "features": features_digest(self.reconstruction),
         }
         self.learning_rate = late_decay
 

@@ -22,9 +22,10 @@ class Grounding:
 
         y₁ → z = E₁(y₁) → x = G(z) → y₂ = T₂(x)
 
-    >>> grounding = Grounding()
-    >>> len(grounding)
-    0
+    Examples:
+        >>> grounding = Grounding()
+        >>> len(grounding)
+        0
     """
 
     def __init__(self) -> None:
@@ -60,7 +61,7 @@ class Grounding:
         return iter(self.mappings)
 
     def get(self, name: str) -> Mapping:
-        """The mapping of a domain.
+        """The mapping of the domain `name`.
 
         Raises:
             UsageError: there is none of this name.
@@ -82,7 +83,11 @@ class Grounding:
             quiet: no progress bar.
 
         Returns:
-            y₂ as the one solution of each query; the codes and losses are those of the way to X.
+            y₂ as the one solution of each query, uint8 `[n 1 c h w]`; the codes and losses are those of the way to X.
+
+        Raises:
+            DataError: no usable images.
+            UsageError: no such domain.
         """
         arrival = self.get(to)
         found = self.get(origin).translate(data, refine=refine, quiet=quiet)

@@ -19,12 +19,10 @@ from .codes import CodeSource, make_codes
 from .data import ImageDomain, load_domain
 from .data.coverage import compare_coverage, shrink
 from .errors import UsageError, warn
-from .fitting import FeatureCache, MappingTask, features_digest, make_mapper, make_optimizers, make_reconstruction
+from .fitting import FeatureCache, MappingTask, features_digest, make_mapper, make_reconstruction, take_generator
 from .generators import (
     Generator,
     WarpedGenerator,
-    WrappedGenerator,
-    device_of,
     find_model,
     freeze,
     recall_generator,
@@ -37,7 +35,18 @@ from .networks.vgg import Convention
 from .recipes import Method, Recipe, default_recipe, make_recipe, saved_recipe
 from .runs import occupied
 from .solving import optimise_codes
-from .tensors import Images, XImages, autocast, from_numpy, pick_device, pick_precision, place, random_stream, to_uint8
+from .tensors import (
+    Images,
+    XImages,
+    as_seed,
+    autocast,
+    from_numpy,
+    pick_device,
+    pick_precision,
+    place,
+    random_stream,
+    to_uint8,
+)
 from .training import Run, identity, train
 
 M = TypeVar("M", bound="Mapping")
@@ -46,12 +55,15 @@ M = TypeVar("M", bound="Mapping")
 class Mapping:
     """A mapper T and a source of codes, fitted to a frozen generator G of the domain X.
 
-    Use `NAM`, `AENAM` or `VAENAM`.
+        loss = reconstruction(T(G(z)), y) + beta * KL(q(z|y) || N(0, I))                        (VAE-NAM Eq. 5)
+
+    Use `NAM`, `AENAM`, `VAENAM` or `WAENAM`: they differ in where z comes from, and share all that is below.
 
     Args:
-        generator: G, from `load_generator` or `wrap_generator`; put into eval mode and frozen.
-        loss: `appearance`, `l1`, `l2`, `perceptual` or `gram`.
-        features: network of the perceptual losses, images to a list of `[b c h w]`; None: VGG-16.
+        generator: G, from `load_generator` or `wrap_generator`; put into eval mode and frozen. Codes `[b d]` to images
+            `[b c s s]` in [-1, 1], with s a multiple of 8 and at least 16.
+        loss: `appearance`, `l1`, `l2`, `perceptual` (NAM Eq. 4) or `gram`.
+        features: network of the perceptual losses, images in [-1, 1] to a list of `[b c h w]`; None: VGG-16.
         vgg_weights: a safetensors file of VGG-16; None: torchvision's ImageNet weights.
         vgg_input: what these weights expect, `torchvision` or `caffe`.
         device: `auto`, `cpu` or `cuda[:n]`.
@@ -59,7 +71,7 @@ class Mapping:
         settings: any field of `Recipe`, e.g. `beta=1e-3, seed=0, images=100_000`.
 
     Raises:
-        UsageError: an unknown setting.
+        UsageError: an unknown setting, a generator that T cannot follow, or a device that is not there.
     """
 
     method: ClassVar[Method]
@@ -76,21 +88,9 @@ class Mapping:
         precision: str = "auto",
         **settings: Any,
     ):
-        if not isinstance(generator, Generator):
-            raise UsageError(
-                f"{type(generator).__name__} is not a namap generator; use wrap_generator(module, latent_dim=…)"
-            )
-        if generator.image_size % 8 or generator.image_size < 16:
-            raise UsageError(
-                f"the generator's images have {generator.image_size} pixels a side; T needs a multiple of 8, "
-                "16 or more: pad or resize them in a module around it"
-            )
         self.device = pick_device(device)
         self.precision = pick_precision(precision, self.device)
-        home = device_of(generator)
-        freeze(generator).to(self.device)
-        if isinstance(generator, WrappedGenerator) and home not in (None, self.device):
-            generator.check(self.device)  # what its forward makes or keeps beside its weights may not have moved
+        generator = take_generator(generator, self.device)
         if settings.get("method", self.method) != self.method:
             raise UsageError(f"method {settings['method']}: {type(self).__name__} is method {self.method}")
         base = make_recipe({"loss": loss})
@@ -111,10 +111,10 @@ class Mapping:
     # ---- fit ------------------------------------------------------------------------------------------------
 
     def fit(self: M, data: str | Path | ImageDomain, outdir: str | Path | None = None, quiet: bool = False) -> M:
-        """Learn T and the codes (or E) from queries alone.
+        """Learn T and the codes (or E) from queries alone; returns the mapping itself.
 
         Args:
-            data: the queries: whatever `load_domain` reads.
+            data: the queries: whatever `load_domain` reads; resized to the generator's side.
             outdir: where checkpoints, `metrics.jsonl` and the result (`final/`) go; the same call again goes on,
                 or loads the result. None: nothing is written.
             quiet: no progress bar.
@@ -168,11 +168,9 @@ class Mapping:
 
     def make_task(self, domain: ImageDomain) -> MappingTask:
         """What is trained: T and the codes, on `domain`, which is prepared."""
-        reconstruction = self.make_reconstruction()
-        cache = FeatureCache(reconstruction, domain, self.recipe.feature_cache_gb, self.device, self.precision)
-        codes = self.fitted_codes
-        optimizers = make_optimizers(self.mapper, codes, self.recipe)
-        return MappingTask(self.generator, self.mapper, codes, reconstruction, cache, optimizers, self.recipe)
+        reconstruction, budget = self.make_reconstruction(), self.recipe.feature_cache_gb
+        cache = FeatureCache(reconstruction, domain, budget, self.device, self.precision)
+        return MappingTask(self.generator, self.mapper, self.fitted_codes, cache, self.recipe)
 
     def make_reconstruction(self) -> Reconstruction:
         """The loss of the recipe, with its feature network where it has one."""
@@ -199,27 +197,32 @@ class Mapping:
         data: str | Path | ImageDomain,
         solutions: int = 1,
         refine: int | None = None,
-        seed: int = 0,
+        seed: int | torch.Generator = 0,
         batch_size: int = 256,
         temperature: float = 1.0,
         quiet: bool = True,
     ) -> Analogies:
-        """Find the analogies G(z_y) of queries.
+        """Find the analogies G(z_y) of n queries: NAM Eq. 6, or one pass of E (VAE-NAM Eq. 7-9).
 
         Args:
             data: queries: whatever `load_domain` reads.
-            solutions: k answers for each query.
+            solutions: k answers for each query; with `vae`, the first is of the mean and the others are samples.
             refine: iterations of Eq. 6 that follow the first codes; None: 0 with an encoder (one pass), 200 for NAM.
-            seed: of the samples and starts.
+            seed: of the samples and starts: a number, or a torch.Generator, of which one number is drawn, so that the
+                next call gives other solutions. diffusers calls this argument `generator`, which here means G.
             batch_size: queries at a time; changes nothing but memory and speed.
             temperature: factor on the noise of the samples and starts; more gives more different solutions, and more
                 that do not mean y.
             quiet: no progress bar.
 
+        Returns:
+            `Analogies`: `x` uint8 `[n k c h w]`, `codes` `[n k d]`, `losses` `[n k]`, in the order of the input.
+
         Raises:
-            UsageError: several solutions from AE-NAM, which has one.
+            DataError: no usable images.
+            UsageError: not fitted yet, or several solutions from AE-NAM or WAE-NAM, which have one.
         """
-        domain = self.prepare_queries(data)
+        domain, seed = self.prepare_queries(data), as_seed(seed)
         how: dict[str, Any] = {"unit": "img", "unit_scale": min(batch_size, len(domain))}  # a batch is so many images
         starts = tqdm(range(0, len(domain), batch_size), "translating", disable=True if quiet else None, **how)
         asked = (solutions, refine, seed, temperature, quiet)
@@ -237,7 +240,7 @@ class Mapping:
         quiet: bool = True,
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Analogies of one batch of prepared queries: uint8 `[b k c h w]`, codes `[b k d]`, losses `[b k]`."""
-        y = from_numpy(queries, self.device)
+        y, recipe = from_numpy(queries, self.device), self.recipe
         steps = self.fitted_codes.refine if refine is None else refine
         with autocast(self.device, self.precision):
             with torch.no_grad():
@@ -245,16 +248,15 @@ class Mapping:
                 starts = self.fitted_codes.starts(y, solutions, rng, temperature)
                 spread = self.fitted_codes.spread(y)
             networks = (self.generator, self.mapper, self.make_reconstruction())
-            rate, beta = self.recipe.code_rate, self.recipe.beta
-            z, losses, x = optimise_codes(*networks, y, starts, steps, rate, beta, spread, quiet)
-            if self.recipe.warp:
+            z, losses, x = optimise_codes(*networks, y, starts, steps, recipe.code_rate, recipe.beta, spread, quiet)
+            if recipe.warp:
                 with torch.no_grad():
                     x = self.generator.picture(z.flatten(0, 1)).unflatten(0, z.shape[:2])
         return to_uint8(x).cpu().numpy(), z.cpu().numpy(), losses.cpu().numpy()
 
     @torch.no_grad()
     def map_forward(self, x: XImages, like: Images | None = None) -> Images:
-        """T: map X images to Y images.
+        """T: map X images to Y images, the way that NAM Eq. 3 learns; small, and weak at it: see `train_mapper`.
 
         Args:
             x: `[b c h w]` in [-1, 1], e.g. analogies.
@@ -278,18 +280,18 @@ class Mapping:
 
     @torch.no_grad()
     def sample_x(self, count: int) -> Images:
-        """`count` images of X from the prior, the same at every call."""
+        """G(z) of `count` codes from N(0, I), `[count c h w]` in [-1, 1], the same at every call."""
         with autocast(self.device, self.precision):
             return sample(self.generator, count, random_stream(0, device=self.device))
 
     @property
     def image_size(self) -> int:
-        """Side of the images of both domains."""
+        """Side of the images of both domains, in pixels."""
         return self.generator.image_size
 
     @property
     def latent_dim(self) -> int:
-        """d."""
+        """d, numbers in a code."""
         return self.generator.latent_dim
 
     @property
@@ -306,7 +308,12 @@ class Mapping:
     # ---- save and load --------------------------------------------------------------------------------------
 
     def save_pretrained(self, path: str | Path) -> None:
-        """Save everything that translating needs, as safetensors and JSON, atomically."""
+        """Save everything that translating needs, as safetensors and JSON, atomically.
+
+        Raises:
+            StorageError: `path` cannot be written, or is full.
+            UsageError: not fitted yet.
+        """
         codes = self.fitted_codes
         tensors = checkpoint.prefixed("mapper", self.mapper.state_dict())
         tensors |= checkpoint.prefixed("codes", codes.state_dict())
@@ -370,19 +377,27 @@ class Mapping:
 
 
 class NAM(Mapping):
-    """One learnt code per query (ECCV 2018, Eq. 3 and 5); new queries are solved by Eq. 6."""
+    """One learnt code per query (NAM, ECCV 2018, Eq. 3 and 5); new queries are solved by Eq. 6."""
 
     method = "nam"
 
 
 class AENAM(Mapping):
-    """A deterministic encoder z = E(y) (NeurIPS 2018, Eq. 2)."""
+    """A deterministic encoder z = E(y) (VAE-NAM, NeurIPS 2018, Eq. 2): one solution per query."""
 
     method = "ae"
 
 
 class VAENAM(Mapping):
-    """A stochastic encoder q(z|y) = N(mu, sigma^2) (NeurIPS 2018, Eq. 3-5)."""
+    """A stochastic encoder q(z|y) = N(mu, sigma^2) (VAE-NAM, NeurIPS 2018, Eq. 3-5).
+
+    Examples:
+        >>> from namap import train_generator
+        >>> G = train_generator("embedded:typeset/test", images=640, width=8, quiet=True)
+        >>> mapping = VAENAM(G, images=640).fit("embedded:handwriting/test", quiet=True)
+        >>> mapping.translate("embedded:handwriting/test", solutions=4).x.shape
+        (500, 4, 1, 32, 32)
+    """
 
     method = "vae"
 

@@ -92,7 +92,8 @@ class Matches:
         weights: M `[n m]` (rows sum to 1), or alpha with `inexact` (rows are free).
         ranking: the x of the largest weights of each query, best first, `[n r]` with r = min(10, m).
         losses: ||T(sum_j W_ij phi(x_j)) - phi(y_i)||^2 of each query, `[n]`; 0 to 4.
-        mapper: T, `[k k]`, applied from the right.
+        mapper: T, `[k k]`, applied from the right to descriptors of k numbers.
+        recipe: the settings.
         log: one row a round: temperature, mean loss, mean of the largest weight.
     """
 
@@ -131,7 +132,9 @@ def match(
     quiet: bool = True,
     **settings: Any,
 ) -> Matches:
-    """Match every query y with an image x, learning T on the way; no pairs, no labels, no training.
+    """Match every query y with an image x, learning T on the way (NAM Eq. 1; Eq. 2 with `inexact=True`).
+
+    No pairs, no labels, no training.
 
     Both sets should show the same things: each is described relative to its own mean and deviation.
 
@@ -148,14 +151,18 @@ def match(
         quiet: no progress bar.
         **settings: any field of `Recipe`.
 
+    Returns:
+        `Matches`: M or alpha `[n m]`, the best x of each query, their losses, and T.
+
     Raises:
         DataError: an empty set, or images of less than 8 pixels a side.
         UsageError: an unknown setting, or weights that are not there.
 
-    >>> digits = load_domain("embedded:handwriting/test").subset(slice(0, 40))
-    >>> found = match(digits, digits.subset(slice(None, None, -1)))
-    >>> found.ranking[:3, 0].tolist()
-    [39, 38, 37]
+    Examples:
+        >>> digits = load_domain("embedded:handwriting/test").subset(slice(0, 40))
+        >>> found = match(digits, digits.subset(slice(None, None, -1)))
+        >>> found.ranking[:3, 0].tolist()
+        [39, 38, 37]
     """
     recipe = make_recipe(settings, vgg_weights, features)
     of_x, of_y = load_pair(x, y, size)

@@ -70,7 +70,7 @@ class StrongMapper(nn.Module):
 
     @classmethod
     def from_pretrained(cls, path: str | Path) -> "StrongMapper":
-        """Load what `train_mapper` saved.
+        """Load what `train_mapper` saved in `path`, frozen.
 
         Raises:
             UsageError: nothing there, or something else.
@@ -135,7 +135,9 @@ def train_mapper(
     quiet: bool = False,
     **settings: Any,
 ) -> tuple[StrongMapper, dict[str, float]]:
-    """Train a strong T on the queries of a fitted mapping and their analogies.
+    """Train a strong T on the queries of a fitted mapping and their analogies (NAM §3.6, Generating Results).
+
+        argmin_T  sum_y ||T(G(z_y)), y||        with z_y as the mapping found it, fixed; norms as in NAM Eq. 4
 
     Args:
         mapping: fitted; it finds the analogies.
@@ -149,7 +151,9 @@ def train_mapper(
         T, and the mean absolute error (of 255) of both mappers on held-out pairs, as X → Y of their analogies.
 
     Raises:
-        UsageError: an unknown setting, or too few queries.
+        DataError: no usable images.
+        DivergedError: the loss became NaN and stayed so.
+        UsageError: an unknown setting, too few queries, or `outdir` holds another run.
     """
     recipe = make_settings(MapperRecipe, settings, "train-mapper")
     domain = mapping.prepare_queries(data)

@@ -106,3 +106,19 @@ def random_stream(seed: int, *position: int, device: torch.device | str = "cpu")
     """
     state = int(np.random.SeedSequence([seed, *position]).generate_state(1, np.uint64)[0])
     return torch.Generator(device).manual_seed(state % 2**63)
+
+
+def as_seed(seed: int | torch.Generator) -> int:
+    """A seed as it is, or one drawn from a torch.Generator, which moves on: the next draw is another one.
+
+    Raises:
+        UsageError: neither, or below zero.
+
+    >>> as_seed(7)
+    7
+    """
+    if isinstance(seed, torch.Generator):
+        return int(torch.randint(2**62, (), generator=seed, device=seed.device))
+    if not isinstance(seed, (int, np.integer)) or seed < 0:
+        raise UsageError(f"seed {seed!r}: use a whole number from 0, or a torch.Generator")
+    return int(seed)

@@ -31,6 +31,7 @@ class ImageDomain:
         images: uint8, 0..255.
         labels: one integer per image, or None.
         names: unique stems, safe as file names; results for image i are named `names[i]`.
+        source: where they came from, for messages.
         skipped: (path, reason) of every file that could not be read.
         files: path of every image within its folder; empty for arrays.
     """
@@ -46,8 +47,17 @@ class ImageDomain:
     def from_array(cls, images: np.ndarray, labels: np.ndarray | None = None, source: str = "array") -> "ImageDomain":
         """Wrap a uint8 array: `[n c h w]`, `[n h w c]` or `[n h w]`, with 1 or 3 channels.
 
+        Args:
+            images: squares, 0..255.
+            labels: one whole number from 0 per image, or None.
+            source: where they came from, for messages.
+
         Raises:
             DataError: another type or shape, an empty array, or labels that do not fit.
+
+        Examples:
+            >>> ImageDomain.from_array(np.zeros((5, 32, 32, 3), np.uint8)).images.shape
+            (5, 3, 32, 32)
         """
         if images.dtype != np.uint8:
             raise DataError(f"{source}: images are {images.dtype}; store uint8 0..255")
@@ -90,14 +100,19 @@ class ImageDomain:
         return digest.hexdigest()[:16]
 
     def subset(self, index: np.ndarray | slice) -> "ImageDomain":
-        """The images at `index`, in that order."""
+        """The images at `index` (positions, a mask or a slice), in that order, with their labels and names."""
         names = np.asarray(self.names, dtype=object)[index].tolist()
         labels = None if self.labels is None else self.labels[index]
         files = np.asarray(self.files, dtype=object)[index].tolist() if self.files else []
         return replace(self, images=self.images[index], labels=labels, names=names, files=files)
 
     def resized(self, size: int | None = None, channels: int | None = None) -> "ImageDomain":
-        """This domain at another side (antialiased) or number of channels (luminance, or grey repeated)."""
+        """This domain at another side or number of channels.
+
+        Args:
+            size: side in pixels (bicubic, antialiased); None: as it is.
+            channels: 1 (luminance) or 3 (grey repeated); None: as it is.
+        """
         images = self.images
         if channels is not None and channels != self.channels:
             grey = v2.functional.rgb_to_grayscale(torch.from_numpy(images), channels) if channels == 1 else None
@@ -107,7 +122,7 @@ class ImageDomain:
         return self if images is self.images else replace(self, images=images)
 
     def write_skipped(self, directory: Path) -> None:
-        """Write `skipped.jsonl` (path and reason a line) where files were skipped."""
+        """Write `skipped.jsonl` (path and reason a line) into `directory` where files were skipped, else nothing."""
         if self.skipped:
             lines = (json.dumps({"path": path, "reason": reason}) for path, reason in self.skipped)
             with storage_errors(directory):
@@ -134,9 +149,16 @@ def load_domain(
         channels: 1 or 3; None keeps arrays as they are and takes 3 for folders of colour pictures, else 1.
         quiet: no progress bar where a folder takes long.
 
+    Returns:
+        Images uint8 `[n c s s]`, 0..255: pictures of a folder are cut to squares from their centre and resized.
+
     Raises:
         DataError: nothing there, nothing readable, or more than 10% of a folder unreadable.
         UsageError: another number of channels.
+
+    Examples:
+        >>> load_domain("embedded:handwriting/test").images.shape
+        (500, 1, 32, 32)
     """
     if channels not in (None, 1, 3):
         raise UsageError(f"channels {channels}: use 1 (grey) or 3 (RGB)")

@@ -93,12 +93,16 @@ def wrap_generator(
         stage: which image, of a module that returns several (StackGAN-v2); -1 for the last one.
         source: where it came from, so that a saved mapping can find it again; `load_generator` says it.
 
+    Returns:
+        G: codes `[b d]` to images `[b c s s]` in [-1, 1]. The module itself is inside, not a copy.
+
     Raises:
         UsageError: it refuses such codes, returns something else, or is not differentiable.
 
-    >>> module = nn.Sequential(nn.Linear(8, 256), nn.Tanh(), nn.Unflatten(1, (1, 16, 16)))
-    >>> wrap_generator(module).latent_dim
-    8
+    Examples:
+        >>> module = nn.Sequential(nn.Linear(8, 256), nn.Tanh(), nn.Unflatten(1, (1, 16, 16)))
+        >>> wrap_generator(module).latent_dim
+        8
     """
     if not -math.inf < image_range[0] < image_range[1] < math.inf:
         raise UsageError(f"image_range {image_range}: expected the lowest value, then the highest, e.g. (0, 1)")

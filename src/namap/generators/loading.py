@@ -85,9 +85,16 @@ def load_generator(
         trust_pickle: take also a file that `torch.save` wrote of a whole module: a pickle, which runs whatever code it
             holds, with your rights.
 
+    Returns:
+        G: codes N(0, I) `[b d]` to images `[b c s s]` in [-1, 1], differentiable, in eval mode.
+
     Raises:
         UsageError: nothing there, a pickle that is not trusted, something else, or it does not fit.
         StorageError: damaged files of namap's own.
+
+    Examples:
+        >>> load_generator("simulator:face").latent_dim
+        12
     """
     spec = str(spec)
     if spec.startswith("simulator:"):

@@ -136,9 +136,13 @@ def train_generator(
         precision: `auto`, `fp32` or `bf16`.
         quiet: no progress bar.
         arch: a family: `dcgan`, `vae`, `glo`, `progressive` or `stack`.
-        **settings: fields of its recipe.
+        **settings: fields of its recipe, e.g. `latent_dim=100, images=1_000_000, seed=0`.
+
+    Returns:
+        G with averaged weights, frozen: codes N(0, I) `[b d]` to images `[b c s s]` in [-1, 1], of the data's side.
 
     Raises:
+        DataError: no usable images.
         UsageError: `outdir` holds another run, an unknown setting, or images of a side that the family cannot make.
         DivergedError: training met NaN and did not recover.
     """

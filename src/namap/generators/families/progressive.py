@@ -139,8 +139,8 @@ class Recipe(AdversarialRecipe):
 def level_at(progress: float, octaves: int) -> float:
     """Octaves grown at this share of a run: each is first made at full weight, then the next one fades in as long.
 
-    >>> [level_at(p, 2) for p in (0.0, 0.18, 0.24, 0.4, 0.6, 1.0)]
-    [0.0, 0.5, 1.0, 1.3333333333333333, 2.0, 2.0]
+    >>> [round(level_at(p, 2), 2) for p in (0.0, 0.18, 0.24, 0.4, 0.6, 1.0)]
+    [0.0, 0.2, 0.6, 1.0, 2.0, 2.0]
     """
     position = progress / GROWTH * 2 * octaves  # alternating: stable, fading
     octave, within = divmod(position, 2)
