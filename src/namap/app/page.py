@@ -1,0 +1,255 @@
+"""The explorer's page: which function of `views`, `sharing` or `archives` each event calls."""
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from PIL import Image as PillowImage
+
+from ..data.images import to_picture
+from ..errors import UsageError
+from ..settings import make_settings
+from . import views
+from .archives import MAX_FILES, translate_archive
+from .looks import Asking, Look, beside
+from .server import Page, Picture, spoken
+from .sharing import restore, save_view
+from .views import Explorer, Settings, View
+
+INTRO = (
+    "# namap explorer\n"
+    "Drop a query: its analogy appears at once and is refined while you watch. "
+    "Click a solution, move along the directions, pin two codes to walk between them."
+)
+
+
+def build_page(explorer: Explorer) -> Page:
+    """The page, ready to be started."""
+    with Page(title="namap explorer", analytics_enabled=False, delete_cache=(3600, 86400), fill_width=True) as page:
+        gr.Markdown(INTRO)
+        with gr.Tab("Explore"):
+            look = Look(explorer)
+            with gr.Row():
+                with gr.Column(scale=3, min_width=260):
+                    asking = Asking(explorer)
+                with gr.Column(scale=6, min_width=420):
+                    look.main()
+                with gr.Column(scale=3, min_width=220):
+                    look.directions()
+            with gr.Row():
+                with gr.Column():
+                    look.ends()
+                with gr.Column():
+                    look.neighbours()
+            _keeping(explorer, asking, look)
+        with gr.Tab("Compare models"):
+            _comparing(explorer, asking)
+        with gr.Tab("Batch"):
+            _batch(explorer, asking)
+        _solving(explorer, asking, look)
+        _walking(explorer, look)
+        _api(explorer)
+    return page
+
+
+def _solving(explorer: Explorer, asking: Asking, look: Look) -> None:
+    """A query is given: by the user, at random, picked; or the model or settings change."""
+
+    @spoken
+    def translate(file: str | None, model: str, *values: float) -> Iterator[dict]:
+        query = views.read_query(explorer.model(model), file)
+        for view, done, steps in views.solve(explorer, model, query, _settings(*values)):
+            progress = f"{done} of {steps} iterations" if steps else "one pass"
+            yield (
+                look.whole(view, progress)
+                if done in (0, steps)
+                else {
+                    **look.solutions(view),
+                    **look.walked(view, progress),
+                }
+            )
+
+    def pick(offered: list[int], event: gr.SelectData) -> PillowImage.Image:
+        return asking.pictures([offered[int(event.index)]])[0]
+
+    def others() -> tuple[list[int], list[PillowImage.Image]]:
+        positions = asking.offer()
+        return positions, asking.pictures(positions)
+
+    inputs = [asking.query, asking.model, *asking.settings]
+    shared: dict[str, Any] = {
+        "inputs": inputs,
+        "outputs": look.all,
+        "show_progress": "hidden",
+        "api_visibility": "private",
+    }
+    private: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+    runs = [
+        asking.query.input(translate, trigger_mode="always_last", **shared),
+        asking.go.click(translate, **shared),
+        asking.model.input(translate, trigger_mode="always_last", **shared),
+        asking.random.click(spoken(asking.draw), outputs=asking.query, **private).success(translate, **shared),
+        asking.picks.select(spoken(pick), asking.offered, asking.query, **private).success(translate, **shared),
+    ]
+    asking.stop.click(None, cancels=runs, api_visibility="private")
+    asking.others.click(spoken(others), outputs=[asking.offered, asking.picks], **private)
+
+
+def _walking(explorer: Explorer, look: Look) -> None:
+    """A solution is chosen, a slider moved, a code pinned."""
+
+    @spoken
+    def choose(view: View | None, event: gr.SelectData) -> dict:
+        chosen = views.choose(_given(view), int(event.index))
+        return {**look.walked(chosen), **look.still(chosen)}
+
+    @spoken
+    def walk(view: View | None, *steps: float) -> dict:
+        return look.walked(views.walk(_given(view), steps))
+
+    def pin(place: int) -> Any:
+        def pinned(view: View | None) -> dict:
+            code = views.shown_code(explorer, _given(view))
+            return look.between(views.pin(_given(view), place, code))
+
+        return spoken(pinned)
+
+    private: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+    look.gallery.select(choose, look.state, look.all, **private)
+    for slider in look.sliders:
+        slider.input(walk, [look.state, *look.sliders], look.all, trigger_mode="always_last", **private)
+    for place, button in enumerate(look.pins):
+        button.click(pin(place), look.state, look.all, **private)
+
+
+def _keeping(explorer: Explorer, asking: Asking, look: Look) -> None:
+    """Files of the view, and a view from a file."""
+
+    @spoken
+    def save(view: View | None) -> list[str]:
+        with tempfile.TemporaryDirectory() as folder:
+            paths = save_view(explorer, _given(view), Path(folder))
+            return [_cached(files, path) for path in paths]
+
+    @spoken
+    def load(file: str | None) -> dict:
+        if file is None:
+            raise UsageError("choose the view.json of a shared view")
+        view = restore(explorer, Path(file).read_bytes())
+        values = (view.settings.solutions, view.settings.refine, view.settings.temperature, view.settings.seed)
+        given = {c: v for c, v in zip(asking.settings, values, strict=True) if v is not None}
+        return {
+            **look.whole(view, "shared view"),
+            asking.query: to_picture(view.query),
+            asking.model: view.model,
+            **given,
+        }
+
+    with gr.Row(equal_height=True):
+        with gr.Column(scale=1, min_width=200):
+            keep = gr.Button("Make files: image, code, shared view", size="sm", elem_id="keep")
+            opened = gr.UploadButton("Open a shared view (view.json)", file_types=[".json"], size="sm", elem_id="open")
+        with gr.Column(scale=3):
+            files = gr.File(label="Files", file_count="multiple", interactive=False, height=150, elem_id="files")
+    private: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+    keep.click(save, look.state, files, **private)
+    opened.upload(load, opened, [*look.all, asking.query, asking.model, *asking.settings], **private)
+
+
+def _comparing(explorer: Explorer, asking: Asking) -> None:
+    """The same query in every model."""
+
+    @spoken
+    def compare(file: str | None, *values: float) -> Iterator[list]:
+        shown = []
+        for view in views.compare(explorer, file, _settings(*values)):
+            tiles = views.decode(explorer, view.model, view.query, view.codes[view.chosen][None])
+            method = explorer.model(view.model).method
+            caption = f"{view.model} ({method}): loss {tiles.losses[0]:.3f}"
+            shown.append((beside(view.query, tiles.x[0], tiles.t[0]), caption))
+            yield shown
+
+    text = "The query of the first tab in every model that `namap app` was given: query, analogy, reconstruction."
+    gr.Markdown(text if len(explorer.models) > 1 else f"{text} Here it is one; name several, or choose by *Model*.")
+    button = gr.Button("Compare", size="sm", variant="primary", elem_id="compare")
+    found = gr.Gallery(
+        label="Models", columns=2, height=560, allow_preview=False, format="png", interactive=False, buttons=[],
+        elem_id="compared", elem_classes="namap",
+    )  # fmt: skip
+    button.click(compare, [asking.query, *asking.settings], found, show_progress="minimal", api_visibility="private")
+
+
+def _batch(explorer: Explorer, asking: Asking) -> None:
+    """A zip in, a zip out."""
+
+    @spoken
+    def batch(file: str | None, model: str, *values: float, progress: gr.Progress = gr.Progress()) -> str:
+        if file is None:
+            raise UsageError("choose a zip of pictures")
+        with tempfile.TemporaryDirectory() as folder:
+            output = Path(folder) / "analogies.zip"
+            for count in translate_archive(explorer, model, file, _settings(*values), output):
+                progress(count, desc="translating", unit="pictures")
+            return _cached(result, output)
+
+    gr.Markdown(
+        f"A zip of up to {MAX_FILES} pictures becomes a zip of their analogies, with the model and settings of the "
+        "first tab: NAME.png, NAME_k1.png … for each; files that are no pictures are listed in skipped.jsonl."
+    )
+    with gr.Row():
+        source = gr.File(label="Zip of pictures", file_types=[".zip"], height=160, elem_id="zip")
+        result = gr.File(label="Zip of analogies", interactive=False, height=160, elem_id="unzipped")
+    button = gr.Button("Translate all", size="sm", variant="primary")
+    inputs = [source, asking.model, *asking.settings]
+    button.click(batch, inputs, result, concurrency_limit=1, api_name="batch")
+
+
+def _api(explorer: Explorer) -> None:
+    """The endpoint /translate, for programs."""
+
+    @spoken
+    def translate(
+        picture: str | None,
+        model: str,
+        solutions: float = 1,
+        refine: float | None = None,
+        temperature: float = 1.0,
+        seed: float = 0,
+    ) -> tuple[list, dict]:
+        query = views.read_query(explorer.model(model), picture)
+        *_, (view, _, steps) = views.solve(explorer, model, query, _settings(solutions, refine, temperature, seed))
+        tiles = views.decode(explorer, model, query, view.codes)
+        numbers = {"codes": view.codes.tolist(), "losses": view.losses.tolist()}
+        return [to_picture(x) for x in tiles.x], {"model": model, "refine": steps, **numbers}
+
+    with gr.Row(visible=False):
+        inputs = [
+            Picture(label="Query", format="png"),
+            gr.Dropdown(list(explorer.models), value=next(iter(explorer.models)), label="Model"),
+            gr.Number(1, precision=0, label="Solutions"),
+            gr.Number(None, precision=0, label="Iterations of Eq. 6; none: the method's"),
+            gr.Number(1.0, label="Temperature"),
+            gr.Number(0, precision=0, label="Seed"),
+        ]
+        outputs = [gr.Gallery(label="Analogies", format="png"), gr.JSON(label="Codes and losses")]
+        gr.Button().click(translate, inputs, outputs, api_name="translate")
+
+
+def _given(view: View | None) -> View:
+    if view is None:
+        raise UsageError("there is no query yet; drop, paste or pick a picture")
+    return view
+
+
+def _settings(solutions: float, refine: float | None, temperature: float, seed: float) -> Settings:
+    """Settings as the page and the API send them: whole numbers may come as floats, or not at all."""
+    return make_settings(Settings, {"solutions": solutions, "refine": refine, "temperature": temperature, "seed": seed})
+
+
+def _cached(component: gr.File, path: Path) -> str:
+    """A copy of a file in Gradio's own cache, which serves it and deletes it after a day."""
+    from gradio.processing_utils import save_bytes_to_cache
+
+    return save_bytes_to_cache(path.read_bytes(), path.name, component.GRADIO_CACHE)
