@@ -17,9 +17,20 @@ PICKS = 12
 # Small images are shown as their pixels, as large as their place.
 CSS = """
 .namap img { image-rendering: pixelated; object-fit: contain !important; width: 100%; height: 100%; }
+.namap .image-container { padding-top: 28px; box-sizing: border-box; }
+.namap .grid-container {
+  grid-template: none / repeat(var(--grid-cols), minmax(0, 1fr)) !important; grid-auto-rows: auto !important;
+  gap: 6px; padding-top: 28px !important;
+}
+.namap .thumbnail-lg { aspect-ratio: auto !important; height: auto !important; border-radius: 3px; }
+.namap .thumbnail-lg img { height: auto; }
+.namap .caption-label {
+  position: static; max-width: none; border: 0; text-align: center; padding: 1px; font-size: 12px; line-height: 16px;
+}
 """
 NO_X = "Start with `--x SRC`, images of X, to see which of them an analogy resembles, and so whether G copies."
 NO_DATA = "Start with `--data SRC` to pick queries here."
+NO_PINS = "Pin two codes, of solutions or of places that you walked to, to see what lies between."
 NO_DIRECTIONS = "This method gives one solution per query, so there is no spread to walk along."
 
 
@@ -37,11 +48,7 @@ class Look:
             self.analogy = gr.Image(label="Analogy G(z)", buttons=["download"], elem_id="analogy", **options)
             self.rebuilt = gr.Image(label="Reconstruction T(G(z))", buttons=[], **options)
         self.status = gr.Markdown("No query yet.", elem_id="status")
-        self.gallery = gr.Gallery(
-            label="Solutions: analogy and reconstruction, with their loss",
-            columns=6, height=176, allow_preview=False, format="png", interactive=False, buttons=[],
-            elem_id="solutions", elem_classes="namap",
-        )  # fmt: skip
+        self.gallery = sheet("Solutions: analogy above, reconstruction below, and its loss", "solutions", 6, 272)
 
     def directions(self) -> None:
         """A slider for each direction of largest spread."""
@@ -50,33 +57,38 @@ class Look:
             gr.Slider(-3, 3, 0, step=0.1, label=f"Direction {i + 1}", interactive=True, elem_id=f"direction{i + 1}")
             for i in range(DIRECTIONS)
         ]
+        with gr.Row():
+            self.pins = [gr.Button(f"Pin as {end}", size="sm", min_width=80, elem_id=f"pin{end}") for end in "AB"]
+        self.pinned = gr.Markdown(NO_PINS)
 
     def ends(self) -> None:
         """The strip between two pinned codes."""
+        self.strip = sheet(
+            "From A to B in the space of codes, and how well each point explains y", "strip", views.STRIP, 134
+        )
+
+    def keeping(self) -> None:
+        """Files of the view, to download and to open."""
         with gr.Row():
-            self.pins = [gr.Button(f"Pin this code as {end}", size="sm") for end in "AB"]
-        self.strip_text = gr.Markdown("Pin two codes: solutions, or places that you walked to.")
-        self.strip = gr.Gallery(
-            label="From A to B, with the loss", columns=views.STRIP, height=130, allow_preview=False, format="png",
-            interactive=False, buttons=[], elem_id="strip", elem_classes="namap",
-        )  # fmt: skip
+            self.keep = gr.Button("Keep: image, code, view", size="sm", min_width=80, elem_id="keep")
+            self.opened = gr.UploadButton(
+                "Open a kept view.json", file_types=[".json"], size="sm", min_width=80, elem_id="open"
+            )
+        self.files = gr.File(label="Files to download", file_count="multiple", interactive=False, elem_id="files")
 
     def neighbours(self) -> None:
         """The nearest images of X."""
         if not self.explorer.x:
             gr.Markdown(NO_X)
-        self.near = gr.Gallery(
-            label="First the analogy, below it the query; then the nearest images of X (difference in grey levels)",
-            columns=views.NEAREST + 1, height=216, allow_preview=False, format="png", interactive=False, buttons=[],
-            visible=bool(self.explorer.x), elem_id="near", elem_classes="namap",
-        )  # fmt: skip
+        text = "Nearest images of X, to the analogy and to the query: their difference in grey levels"
+        self.near = sheet(text, "near", views.NEAREST + 1, 258, visible=bool(self.explorer.x))
 
     # ---- filled from a view ------------------------------------------------------------------------------------
 
     def solutions(self, view: View) -> dict:
         """The gallery of the view's solutions."""
         tiles = views.decode(self.explorer, view.model, view.query, view.codes)
-        items = [(beside(x, t), f"{i + 1}: {loss:.3f}") for i, (x, t, loss) in enumerate(rows_of(tiles))]
+        items = [(stacked(x, t), f"{i + 1}: {loss:.3f}") for i, (x, t, loss) in enumerate(rows_of(tiles))]
         return {self.gallery: gr.Gallery(items, selected_index=view.chosen)}
 
     def walked(self, view: View, done: str = "") -> dict:
@@ -87,7 +99,7 @@ class Look:
         text = f"**Solution {view.chosen + 1}** of {len(view.codes)}{moved} · loss **{tiles.losses[0]:.3f}** · "
         text += f"{view.model} ({self.explorer.model(view.model).method})" + (done and f" · {done}")
         pictures = {self.analogy: to_picture(tiles.x[0]), self.rebuilt: to_picture(tiles.t[0])}
-        return {self.state: view, **pictures, self.status: text, **self._neighbours(view, tiles.x[0])}
+        return {self.state: view, **pictures, self.status: text}
 
     def still(self, view: View) -> dict:
         """The sliders, where the view has them."""
@@ -105,30 +117,33 @@ class Look:
         tiles = views.strip(self.explorer, view)
         if tiles is None:
             pinned = [end for end, code in zip("AB", view.pins, strict=True) if code is not None]
-            text = f"Pinned: {pinned[0]}; pin the other end." if pinned else "Pin two codes to see what lies between."
-            return {self.state: view, self.strip: [], self.strip_text: text}
+            text = f"{pinned[0]} is pinned; go on and pin the other end." if pinned else NO_PINS
+            return {self.state: view, self.strip: [], self.pinned: text}
         items = [(to_picture(x), f"{loss:.3f}") for x, _, loss in rows_of(tiles)]
-        text = "The segment from A to B in the space of codes, and how well each point explains the query."
-        return {self.state: view, self.strip: items, self.strip_text: text}
+        return {self.state: view, self.strip: items, self.pinned: "A and B are pinned: the strip is below."}
 
     def whole(self, view: View, done: str = "") -> dict:
         """Everything."""
         return {**self.solutions(view), **self.walked(view, done), **self.still(view), **self.between(view)}
 
-    def _neighbours(self, view: View, analogy: views.Image) -> dict:
-        items = []
+    def nearest(self, view: View | None) -> list:
+        """The nearest images of X: to the analogy on display, then to the query."""
+        if view is None or not self.explorer.x:
+            return []
+        code, items = views.shown_code(self.explorer, view), []
+        analogy = views.decode(self.explorer, view.model, view.query, code[None]).x[0]
         for image, name in ((analogy, "analogy"), (view.query, "query")):
             found = views.nearest(self.explorer, view.model, image)
             if found is not None:
                 near = zip(found.x, found.distances, strict=True)
                 items += [(to_picture(image), name), *((to_picture(x), f"{d:.0f}") for x, d in near)]
-        return {self.near: items}
+        return items
 
     @property
     def all(self) -> list:
         """Every component that a view fills."""
         shown = [self.state, self.analogy, self.rebuilt, self.status, self.gallery, self.hint, *self.sliders]
-        return [*shown, self.strip, self.strip_text, self.near]
+        return [*shown, self.strip, self.pinned]
 
 
 class Asking:
@@ -144,14 +159,11 @@ class Asking:
         if explorer.queries is None:
             gr.Markdown(NO_DATA)
         with gr.Row(visible=explorer.queries is not None):
-            self.random = gr.Button("Random query", size="sm", elem_id="random")
-            self.others = gr.Button("Others", size="sm")
+            self.random = gr.Button("Random query", size="sm", min_width=80, elem_id="random")
+            self.others = gr.Button("Show others", size="sm", min_width=80)
         self.offered = gr.State(self.offer())
-        self.picks = gr.Gallery(
-            self.pictures(self.offered.value), label="Or pick one", columns=6, height=130, allow_preview=False,
-            format="png", interactive=False, buttons=[], visible=explorer.queries is not None, elem_id="picks",
-            elem_classes="namap",
-        )  # fmt: skip
+        pictures, given = self.pictures(self.offered.value), explorer.queries is not None
+        self.picks = sheet("Or pick one", "picks", 6, 136, pictures, visible=given)
         self.model = gr.Dropdown(list(explorer.models), value=first, label="Model", interactive=True)
         with gr.Accordion("Settings", open=False):
             refine = views.default_refine(explorer.models[first])
@@ -162,8 +174,8 @@ class Asking:
                 gr.Number(0, precision=0, minimum=0, label="Seed"),
             ]
         with gr.Row():
-            self.go = gr.Button("Translate", variant="primary", size="sm", elem_id="go")
-            self.stop = gr.Button("Stop", size="sm")
+            self.go = gr.Button("Translate", variant="primary", size="sm", min_width=80, elem_id="go")
+            self.stop = gr.Button("Stop", size="sm", min_width=80)
 
     def offer(self) -> list[int]:
         """A few queries of the data, drawn anew at every call."""
@@ -179,18 +191,23 @@ class Asking:
         return self.pictures(self.offer()[:1])[0]
 
 
+def sheet(
+    label: str, name: str, columns: int, height: int, value: list | None = None, visible: bool = True
+) -> gr.Gallery:
+    """A gallery to look at and click, not to enlarge."""
+    return gr.Gallery(
+        value, label=label, columns=columns, height=height, fit_columns=False, allow_preview=False, format="png",
+        interactive=False, buttons=[], visible=visible, elem_id=name, elem_classes="namap",
+    )  # fmt: skip
+
+
 def rows_of(tiles: Tiles) -> Iterator[tuple]:
     """Analogy, reconstruction and loss of each code."""
     return zip(tiles.x, tiles.t, tiles.losses, strict=True)
 
 
-def beside(*images: views.Image) -> PillowImage.Image:
-    """Images in a row, however large."""
-    return image_grid([_same(list(images))])
-
-
-def _same(images: list[views.Image]) -> list[views.Image]:
-    """Images enlarged, pixel by pixel, to the side of the largest."""
-    side = max(i.shape[1] for i in images)
-    big = [np.array(to_picture(i).resize((side, side), PillowImage.Resampling.NEAREST)) for i in images]
-    return [b[None] if b.ndim == 2 else b.transpose(2, 0, 1) for b in big]
+def stacked(*images: views.Image) -> PillowImage.Image:
+    """Images above each other, a pixel apart, all as large as the largest, pixel by pixel."""
+    side = max(image.shape[1] for image in images)
+    big = [np.array(to_picture(i).convert("RGB").resize((side, side), PillowImage.Resampling.NEAREST)) for i in images]
+    return image_grid([[b.transpose(2, 0, 1)] for b in big])

@@ -13,13 +13,13 @@ from ..errors import UsageError
 from ..settings import make_settings
 from . import views
 from .archives import MAX_FILES, translate_archive
-from .looks import Asking, Look, beside
+from .looks import Asking, Look, sheet
 from .server import Page, Picture, spoken
 from .sharing import restore, save_view
 from .views import Explorer, Settings, View
 
 INTRO = (
-    "# namap explorer\n"
+    "## namap explorer\n"
     "Drop a query: its analogy appears at once and is refined while you watch. "
     "Click a solution, move along the directions, pin two codes to walk between them."
 )
@@ -41,15 +41,16 @@ def build_page(explorer: Explorer) -> Page:
             with gr.Row():
                 with gr.Column():
                     look.ends()
+                    look.keeping()
                 with gr.Column():
                     look.neighbours()
-            _keeping(explorer, asking, look)
         with gr.Tab("Compare models"):
             _comparing(explorer, asking)
         with gr.Tab("Batch"):
             _batch(explorer, asking)
         _solving(explorer, asking, look)
         _walking(explorer, look)
+        _keeping(explorer, asking, look)
         _api(explorer)
     return page
 
@@ -93,6 +94,8 @@ def _solving(explorer: Explorer, asking: Asking, look: Look) -> None:
         asking.random.click(spoken(asking.draw), outputs=asking.query, **private).success(translate, **shared),
         asking.picks.select(spoken(pick), asking.offered, asking.query, **private).success(translate, **shared),
     ]
+    for run in runs:
+        run.success(spoken(look.nearest), look.state, look.near, **private)
     asking.stop.click(None, cancels=runs, api_visibility="private")
     asking.others.click(spoken(others), outputs=[asking.offered, asking.picks], **private)
 
@@ -117,9 +120,11 @@ def _walking(explorer: Explorer, look: Look) -> None:
         return spoken(pinned)
 
     private: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-    look.gallery.select(choose, look.state, look.all, **private)
+    near: dict[str, Any] = {"inputs": look.state, "outputs": look.near, **private}
+    look.gallery.select(choose, look.state, look.all, **private).success(spoken(look.nearest), **near)
     for slider in look.sliders:
-        slider.input(walk, [look.state, *look.sliders], look.all, trigger_mode="always_last", **private)
+        moved = slider.input(walk, [look.state, *look.sliders], look.all, trigger_mode="always_last", **private)
+        moved.success(spoken(look.nearest), trigger_mode="always_last", **near)
     for place, button in enumerate(look.pins):
         button.click(pin(place), look.state, look.all, **private)
 
@@ -131,7 +136,7 @@ def _keeping(explorer: Explorer, asking: Asking, look: Look) -> None:
     def save(view: View | None) -> list[str]:
         with tempfile.TemporaryDirectory() as folder:
             paths = save_view(explorer, _given(view), Path(folder))
-            return [_cached(files, path) for path in paths]
+            return [_cached(look.files, path) for path in paths]
 
     @spoken
     def load(file: str | None) -> dict:
@@ -147,15 +152,11 @@ def _keeping(explorer: Explorer, asking: Asking, look: Look) -> None:
             **given,
         }
 
-    with gr.Row(equal_height=True):
-        with gr.Column(scale=1, min_width=200):
-            keep = gr.Button("Make files: image, code, shared view", size="sm", elem_id="keep")
-            opened = gr.UploadButton("Open a shared view (view.json)", file_types=[".json"], size="sm", elem_id="open")
-        with gr.Column(scale=3):
-            files = gr.File(label="Files", file_count="multiple", interactive=False, height=150, elem_id="files")
     private: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-    keep.click(save, look.state, files, **private)
-    opened.upload(load, opened, [*look.all, asking.query, asking.model, *asking.settings], **private)
+    look.keep.click(save, look.state, look.files, **private)
+    look.opened.upload(load, look.opened, [*look.all, asking.query, asking.model, *asking.settings], **private).success(
+        spoken(look.nearest), look.state, look.near, **private
+    )
 
 
 def _comparing(explorer: Explorer, asking: Asking) -> None:
@@ -168,16 +169,13 @@ def _comparing(explorer: Explorer, asking: Asking) -> None:
             tiles = views.decode(explorer, view.model, view.query, view.codes[view.chosen][None])
             method = explorer.model(view.model).method
             caption = f"{view.model} ({method}): loss {tiles.losses[0]:.3f}"
-            shown.append((beside(view.query, tiles.x[0], tiles.t[0]), caption))
-            yield shown
+            shown += [(view.query, "query"), (tiles.x[0], caption), (tiles.t[0], "reconstruction")]
+            yield [(to_picture(image), text) for image, text in shown]
 
     text = "The query of the first tab in every model that `namap app` was given: query, analogy, reconstruction."
     gr.Markdown(text if len(explorer.models) > 1 else f"{text} Here it is one; name several, or choose by *Model*.")
     button = gr.Button("Compare", size="sm", variant="primary", elem_id="compare")
-    found = gr.Gallery(
-        label="Models", columns=2, height=560, allow_preview=False, format="png", interactive=False, buttons=[],
-        elem_id="compared", elem_classes="namap",
-    )  # fmt: skip
+    found = sheet("Models", "compared", 6, 640)
     button.click(compare, [asking.query, *asking.settings], found, show_progress="minimal", api_visibility="private")
 
 

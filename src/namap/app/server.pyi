@@ -28,7 +28,6 @@ POLICY = (
     b"frame-ancestors 'self'; form-action 'self'; base-uri 'self'"
 )
 
-
 class Guard:
     """ASGI middleware: bounds requests, closes what fetches or runs things, and keeps the page offline.
 
@@ -57,7 +56,6 @@ class Guard:
 
         await self.app(scope, receive, send_with_policy)
 
-
 def _refusal(scope: Scope) -> PlainTextResponse | None:
     """Why a request is refused, or None."""
     path, method = scope["path"], scope["method"]
@@ -73,7 +71,6 @@ def _refusal(scope: Scope) -> PlainTextResponse | None:
     if int(length) > MAX_BODY:
         return PlainTextResponse(f"uploads are limited to {MAX_UPLOAD // 1024**2} MB; send a smaller file", 413)
     return None
-
 
 class Page(gr.Blocks):
     """Blocks that take no file but an uploaded one.
@@ -97,7 +94,6 @@ class Page(gr.Blocks):
             message = "this request is not one that the page sends; files must be uploaded first"
             raise gr.Error(message, print_exception=False) from None
 
-
 def refuse_addresses(values: Any) -> None:
     """Look through nested values for a file that is an address.
 
@@ -114,8 +110,6 @@ def refuse_addresses(values: Any) -> None:
         elif isinstance(value, list):
             left.extend(value)
 
-from gradio.events import Dependency
-
 class Picture(gr.Image):
     """An uploaded picture as its path: namap's own reader opens it, with its limits, and nothing else does."""
 
@@ -130,11 +124,9 @@ class Picture(gr.Image):
         from gradio.components import Timer
         from gradio.components.base import Component
 
-
 def spoken(handler: Callable) -> Callable:
     """An event handler whose errors are sentences on the page."""
     if inspect.isgeneratorfunction(handler):
-
         @wraps(handler)
         def stream(*values: Any, **named: Any) -> Iterator[Any]:
             with _sentences():
@@ -149,7 +141,6 @@ def spoken(handler: Callable) -> Callable:
 
     return answer
 
-
 @contextmanager
 def _sentences() -> Iterator[None]:
     try:
@@ -162,7 +153,6 @@ def _sentences() -> Iterator[None]:
     except Exception:  # the last line of defence: the cause goes to the server's terminal, not to the page
         traceback.print_exc()
         raise gr.Error("this did not work; the terminal of namap app says why", print_exception=False) from None
-
 
 def start(page: gr.Blocks, host: str, port: int, css: str = "") -> str:
     """Serve a page in the background; return its address. `page.close()` ends it.
@@ -199,7 +189,6 @@ def start(page: gr.Blocks, host: str, port: int, css: str = "") -> str:
     except OSError as error:
         raise UsageError(f"--host {host} --port {port}: cannot listen there ({error}); choose another") from None
     return url
-
 
 def _free_port(host: str) -> int:
     import socket

@@ -188,7 +188,7 @@ def read_query(mapping: Mapping, file) -> Image:
     if file is None:
         raise DataError("there is no query yet; drop, paste or pick a picture")
     try:
-        return read_image(file, mapping.channels, mapping.image_size)
+        return read_image(file, mapping.channels, mapping.image_size).copy()  # torch wants an array it may write to
     except UnreadableImage as error:
         raise DataError(f"this picture cannot be used: {error}") from None
 
