@@ -1,5 +1,7 @@
 """The verb `namap app`: the explorer in a browser. `cli` puts it on the command line."""
 
+import os
+import tempfile
 import time
 from pathlib import Path
 from typing import Annotated
@@ -30,24 +32,26 @@ def serve(
     debug: Debug = False,
 ) -> None:
     """Explore mappings on a page: drop a query, watch its analogy, walk through its solutions, compare models."""
-    try:
-        from .app.looks import CSS
-        from .app.page import build_page
-        from .app.server import start
-    except ModuleNotFoundError as error:
-        raise UsageError(f"namap app needs {error.name}; pip install 'namap[app]'") from error
-    from .app.views import open_explorer
+    with tempfile.TemporaryDirectory(prefix="namap-app-") as place:  # of uploads and answers: gone with the page
+        os.environ["GRADIO_TEMP_DIR"] = place
+        try:
+            from .app.looks import CSS
+            from .app.page import build_page
+            from .app.server import start
+        except ModuleNotFoundError as error:
+            raise UsageError(f"namap app needs {error.name}; pip install 'namap[app]'") from error
+        from .app.views import open_explorer
 
-    options = {"vgg_weights": vgg_weights, "vgg_input": vgg_input, "device": device, "precision": precision}
-    page = build_page(open_explorer(models, data, x, generator, **options))
-    url = start(page, host, port, CSS)
-    if host not in ("127.0.0.1", "localhost", "::1"):
-        warn(f"--host {host}: everyone who reaches this machine can use the page; it asks for no password")
-    typer.echo(f"explorer at {url} (Ctrl-C ends it)")
-    try:
-        while True:
-            time.sleep(3600)
-    except KeyboardInterrupt:
-        typer.echo("ended")
-    finally:
-        page.close(verbose=False)
+        options = {"vgg_weights": vgg_weights, "vgg_input": vgg_input, "device": device, "precision": precision}
+        page = build_page(open_explorer(models, data, x, generator, **options))
+        url = start(page, host, port, CSS)
+        if host not in ("127.0.0.1", "localhost", "::1"):
+            warn(f"--host {host}: everyone who reaches this machine can use the page; it asks for no password")
+        typer.echo(f"explorer at {url} (Ctrl-C ends it)")
+        try:
+            while True:
+                time.sleep(3600)
+        except KeyboardInterrupt:
+            typer.echo("ended")
+        finally:
+            page.close(verbose=False)

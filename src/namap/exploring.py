@@ -117,7 +117,9 @@ def explore(
     )
 
 
-def spread_directions(mapping: Mapping, y: Images, codes: Codes, count: int) -> tuple[Codes, Codes]:
+def spread_directions(
+    mapping: Mapping, y: Float[Tensor, "1 c h w"], codes: Float[Tensor, "k d"], count: int
+) -> tuple[Float[Tensor, "1 d"], Float[Tensor, "m d"]]:
     """Where a walk starts, `[1 d]`, and a deviation along each direction of largest spread, `[m d]`.
 
     Args:
@@ -149,7 +151,7 @@ def picture(mapping: Mapping, codes: Codes) -> Images:
         return mapping.generator.picture(codes).float()
 
 
-def losses_of(mapping: Mapping, y: Images, codes: Codes) -> Float[Tensor, "n"]:
+def losses_of(mapping: Mapping, y: Float[Tensor, "1 c h w"], codes: Float[Tensor, "n d"]) -> Float[Tensor, "n"]:
     """How well each code reconstructs the one query y."""
     with autocast(mapping.device, mapping.precision):
         t = mapping.mapper(mapping.generator(codes))

@@ -5,12 +5,12 @@ from typing import Any
 
 import gradio as gr
 import numpy as np
-from PIL import Image as PillowImage
+from PIL.Image import Resampling
 
 from ..data.images import to_picture
 from ..report import image_grid
 from . import views
-from .server import Picture
+from .server import Picture, png_file
 from .views import DIRECTIONS, Explorer, Tiles, View
 
 PICKS = 12
@@ -88,7 +88,7 @@ class Look:
     def solutions(self, view: View) -> dict:
         """The gallery of the view's solutions."""
         tiles = views.decode(self.explorer, view.model, view.query, view.codes)
-        items = [(stacked(x, t), f"{i + 1}: {loss:.3f}") for i, (x, t, loss) in enumerate(rows_of(tiles))]
+        items = [(png_file(stacked(x, t)), f"{i + 1}: {loss:.3f}") for i, (x, t, loss) in enumerate(rows_of(tiles))]
         return {self.gallery: gr.Gallery(items, selected_index=view.chosen)}
 
     def walked(self, view: View, done: str = "") -> dict:
@@ -98,7 +98,7 @@ class Look:
         moved = ", moved" if any(view.steps) else ""
         text = f"**Solution {view.chosen + 1}** of {len(view.codes)}{moved} · loss **{tiles.losses[0]:.3f}** · "
         text += f"{view.model} ({self.explorer.model(view.model).method})" + (done and f" · {done}")
-        pictures = {self.analogy: to_picture(tiles.x[0]), self.rebuilt: to_picture(tiles.t[0])}
+        pictures = {self.analogy: png_file(tiles.x[0], "analogy"), self.rebuilt: png_file(tiles.t[0])}
         return {self.state: view, **pictures, self.status: text}
 
     def still(self, view: View) -> dict:
@@ -119,7 +119,7 @@ class Look:
             pinned = [end for end, code in zip("AB", view.pins, strict=True) if code is not None]
             text = f"{pinned[0]} is pinned; go on and pin the other end." if pinned else NO_PINS
             return {self.state: view, self.strip: [], self.pinned: text}
-        items = [(to_picture(x), f"{loss:.3f}") for x, _, loss in rows_of(tiles)]
+        items = [(png_file(x), f"{loss:.3f}") for x, _, loss in rows_of(tiles)]
         return {self.state: view, self.strip: items, self.pinned: "A and B are pinned: the strip is below."}
 
     def whole(self, view: View, done: str = "") -> dict:
@@ -136,7 +136,7 @@ class Look:
             found = views.nearest(self.explorer, view.model, image)
             if found is not None:
                 near = zip(found.x, found.distances, strict=True)
-                items += [(to_picture(image), name), *((to_picture(x), f"{d:.0f}") for x, d in near)]
+                items += [(png_file(image), name), *((png_file(x), f"{d:.0f}") for x, d in near)]
         return items
 
     @property
@@ -164,12 +164,12 @@ class Asking:
         self.offered = gr.State(self.offer())
         pictures, given = self.pictures(self.offered.value), explorer.queries is not None
         self.picks = sheet("Or pick one", "picks", 6, 136, pictures, visible=given)
-        self.model = gr.Dropdown(list(explorer.models), value=first, label="Model", interactive=True)
+        self.model = gr.Dropdown(list(explorer.models), value=first, label="Model", interactive=True, elem_id="model")
         with gr.Accordion("Settings", open=False):
             refine = views.default_refine(explorer.models[first])
             self.settings = [
                 gr.Slider(1, 12, 6, step=1, label="Solutions"),
-                gr.Slider(0, 500, refine, step=10, label="Iterations of Eq. 6"),
+                gr.Slider(0, 1000, refine, step=10, label="Iterations of Eq. 6"),
                 gr.Slider(0, 4, 1, step=0.1, label="Temperature of further solutions"),
                 gr.Number(0, precision=0, minimum=0, label="Seed"),
             ]
@@ -182,11 +182,11 @@ class Asking:
         count = 0 if self.explorer.queries is None else len(self.explorer.queries)
         return np.random.default_rng().permutation(count)[:PICKS].tolist()
 
-    def pictures(self, positions: list[int]) -> list[PillowImage.Image]:
+    def pictures(self, positions: list[int]) -> list[str]:
         """The pictures at these positions of the data."""
-        return [] if self.explorer.queries is None else [to_picture(self.explorer.queries.images[i]) for i in positions]
+        return [] if self.explorer.queries is None else [png_file(self.explorer.queries.images[i]) for i in positions]
 
-    def draw(self) -> PillowImage.Image:
+    def draw(self) -> str:
         """One query, drawn at random."""
         return self.pictures(self.offer()[:1])[0]
 
@@ -206,8 +206,8 @@ def rows_of(tiles: Tiles) -> Iterator[tuple]:
     return zip(tiles.x, tiles.t, tiles.losses, strict=True)
 
 
-def stacked(*images: views.Image) -> PillowImage.Image:
+def stacked(*images: views.Image) -> views.Image:
     """Images above each other, a pixel apart, all as large as the largest, pixel by pixel."""
     side = max(image.shape[1] for image in images)
-    big = [np.array(to_picture(i).convert("RGB").resize((side, side), PillowImage.Resampling.NEAREST)) for i in images]
-    return image_grid([[b.transpose(2, 0, 1)] for b in big])
+    big = [np.array(to_picture(i).convert("RGB").resize((side, side), Resampling.NEAREST)) for i in images]
+    return np.array(image_grid([[b.transpose(2, 0, 1)] for b in big])).transpose(2, 0, 1)

@@ -2,19 +2,18 @@
 
 import tempfile
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from PIL import Image as PillowImage
 
-from ..data.images import to_picture
 from ..errors import UsageError
 from ..settings import make_settings
 from . import views
 from .archives import MAX_FILES, translate_archive
 from .looks import Asking, Look, sheet
-from .server import Page, Picture, spoken
+from .server import Page, Picture, kept, png_file, spoken
 from .sharing import restore, save_view
 from .views import Explorer, Settings, View
 
@@ -23,6 +22,18 @@ INTRO = (
     "Drop a query: its analogy appears at once and is refined while you watch. "
     "Click a solution, move along the directions, pin two codes to walk between them."
 )
+
+
+@dataclass
+class Turn:
+    """Which of a visitor's queries is being refined: a new one, or Stop, ends the one before."""
+
+    number: int = 0
+
+    def take(self) -> int:
+        """Make it the caller's turn."""
+        self.number += 1
+        return self.number
 
 
 def build_page(explorer: Explorer) -> Page:
@@ -59,44 +70,38 @@ def _solving(explorer: Explorer, asking: Asking, look: Look) -> None:
     """A query is given: by the user, at random, picked; or the model or settings change."""
 
     @spoken
-    def translate(file: str | None, model: str, *values: float) -> Iterator[dict]:
+    def ask(turn: Turn, file: str | None, model: str, *values: float) -> Iterator[dict]:
+        mine = turn.take()
         query = views.read_query(explorer.model(model), file)
         for view, done, steps in views.solve(explorer, model, query, _settings(*values)):
             progress = f"{done} of {steps} iterations" if steps else "one pass"
-            yield (
-                look.whole(view, progress)
-                if done in (0, steps)
-                else {
-                    **look.solutions(view),
-                    **look.walked(view, progress),
-                }
-            )
+            if done in (0, steps):
+                yield look.whole(view, progress)
+            else:
+                yield {**look.solutions(view), **look.walked(view, progress)}
+            if turn.number != mine:
+                return
 
-    def pick(offered: list[int], event: gr.SelectData) -> PillowImage.Image:
+    def pick(offered: list[int], event: gr.SelectData) -> str:
         return asking.pictures([offered[int(event.index)]])[0]
 
-    def others() -> tuple[list[int], list[PillowImage.Image]]:
+    def others() -> tuple[list[int], list[str]]:
         positions = asking.offer()
         return positions, asking.pictures(positions)
 
-    inputs = [asking.query, asking.model, *asking.settings]
-    shared: dict[str, Any] = {
-        "inputs": inputs,
-        "outputs": look.all,
-        "show_progress": "hidden",
-        "api_visibility": "private",
-    }
     private: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-    runs = [
-        asking.query.input(translate, trigger_mode="always_last", **shared),
-        asking.go.click(translate, **shared),
-        asking.model.input(translate, trigger_mode="always_last", **shared),
-        asking.random.click(spoken(asking.draw), outputs=asking.query, **private).success(translate, **shared),
-        asking.picks.select(spoken(pick), asking.offered, asking.query, **private).success(translate, **shared),
-    ]
-    for run in runs:
-        run.success(spoken(look.nearest), look.state, look.near, **private)
-    asking.stop.click(None, cancels=runs, api_visibility="private")
+    turn = gr.State(Turn())
+    run: dict[str, Any] = {"inputs": [turn, asking.query, asking.model, *asking.settings], "outputs": look.all}
+    run |= {"trigger_mode": "multiple", **private}
+    for asked in (
+        asking.query.input(ask, **run),
+        asking.go.click(ask, **run),
+        asking.model.input(ask, **run),
+        asking.random.click(spoken(asking.draw), outputs=asking.query, **private).success(ask, **run),
+        asking.picks.select(spoken(pick), asking.offered, asking.query, **private).success(ask, **run),
+    ):
+        asked.success(spoken(look.nearest), look.state, look.near, **private)
+    asking.stop.click(Turn.take, turn, None, **private)
     asking.others.click(spoken(others), outputs=[asking.offered, asking.picks], **private)
 
 
@@ -136,21 +141,17 @@ def _keeping(explorer: Explorer, asking: Asking, look: Look) -> None:
     def save(view: View | None) -> list[str]:
         with tempfile.TemporaryDirectory() as folder:
             paths = save_view(explorer, _given(view), Path(folder))
-            return [_cached(look.files, path) for path in paths]
+            return [kept(path.name, path.read_bytes()) for path in paths]
 
     @spoken
     def load(file: str | None) -> dict:
         if file is None:
-            raise UsageError("choose the view.json of a shared view")
+            raise UsageError("choose the view.json that was kept")
         view = restore(explorer, Path(file).read_bytes())
         values = (view.settings.solutions, view.settings.refine, view.settings.temperature, view.settings.seed)
         given = {c: v for c, v in zip(asking.settings, values, strict=True) if v is not None}
-        return {
-            **look.whole(view, "shared view"),
-            asking.query: to_picture(view.query),
-            asking.model: view.model,
-            **given,
-        }
+        back = {asking.query: png_file(view.query), asking.model: view.model}
+        return {**look.whole(view, "as it was kept"), **back, **given}
 
     private: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
     look.keep.click(save, look.state, look.files, **private)
@@ -170,7 +171,7 @@ def _comparing(explorer: Explorer, asking: Asking) -> None:
             method = explorer.model(view.model).method
             caption = f"{view.model} ({method}): loss {tiles.losses[0]:.3f}"
             shown += [(view.query, "query"), (tiles.x[0], caption), (tiles.t[0], "reconstruction")]
-            yield [(to_picture(image), text) for image, text in shown]
+            yield [(png_file(image), text) for image, text in shown]
 
     text = "The query of the first tab in every model that `namap app` was given: query, analogy, reconstruction."
     gr.Markdown(text if len(explorer.models) > 1 else f"{text} Here it is one; name several, or choose by *Model*.")
@@ -183,14 +184,23 @@ def _batch(explorer: Explorer, asking: Asking) -> None:
     """A zip in, a zip out."""
 
     @spoken
-    def batch(file: str | None, model: str, *values: float, progress: gr.Progress = gr.Progress()) -> str:
+    def batch(
+        file: str | None,
+        model: str,
+        solutions: float = 1,
+        refine: float | None = None,
+        temperature: float = 1.0,
+        seed: float = 0,
+        progress: gr.Progress = gr.Progress(),
+    ) -> str:
         if file is None:
             raise UsageError("choose a zip of pictures")
         with tempfile.TemporaryDirectory() as folder:
             output = Path(folder) / "analogies.zip"
-            for count in translate_archive(explorer, model, file, _settings(*values), output):
+            settings = _settings(solutions, refine, temperature, seed)
+            for count in translate_archive(explorer, model, file, settings, output):
                 progress(count, desc="translating", unit="pictures")
-            return _cached(result, output)
+            return kept(output.name, output.read_bytes())
 
     gr.Markdown(
         f"A zip of up to {MAX_FILES} pictures becomes a zip of their analogies, with the model and settings of the "
@@ -220,7 +230,7 @@ def _api(explorer: Explorer) -> None:
         *_, (view, _, steps) = views.solve(explorer, model, query, _settings(solutions, refine, temperature, seed))
         tiles = views.decode(explorer, model, query, view.codes)
         numbers = {"codes": view.codes.tolist(), "losses": view.losses.tolist()}
-        return [to_picture(x) for x in tiles.x], {"model": model, "refine": steps, **numbers}
+        return [png_file(x) for x in tiles.x], {"model": model, "refine": steps, **numbers}
 
     with gr.Row(visible=False):
         inputs = [
@@ -244,10 +254,3 @@ def _given(view: View | None) -> View:
 def _settings(solutions: float, refine: float | None, temperature: float, seed: float) -> Settings:
     """Settings as the page and the API send them: whole numbers may come as floats, or not at all."""
     return make_settings(Settings, {"solutions": solutions, "refine": refine, "temperature": temperature, "seed": seed})
-
-
-def _cached(component: gr.File, path: Path) -> str:
-    """A copy of a file in Gradio's own cache, which serves it and deletes it after a day."""
-    from gradio.processing_utils import save_bytes_to_cache
-
-    return save_bytes_to_cache(path.read_bytes(), path.name, component.GRADIO_CACHE)

@@ -10,14 +10,21 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
+import numpy as np
+from gradio.processing_utils import hash_bytes
+from gradio.utils import get_upload_folder
+from jaxtyping import UInt8
 from starlette.middleware import Middleware
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from ..checkpoint import atomic_file
 from ..errors import NamapError, UsageError
+from .sharing import png
 
 MAX_UPLOAD = 10 * 1024 * 1024  # bytes
 MAX_BODY = MAX_UPLOAD + 64 * 1024  # an upload, and what a form adds to it
@@ -201,3 +208,21 @@ def _free_port(host: str) -> int:
     with socket.socket() as probe:
         probe.bind((host, 0))
         return probe.getsockname()[1]
+
+
+def kept(name: str, content: bytes) -> str:
+    """The path of a file in Gradio's cache, which serves it and deletes it after a day.
+
+    Gradio writes what it is given in place, over a file of the same content that another visitor may be reading.
+    """
+    path = Path(get_upload_folder()) / hash_bytes(content) / name
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_file(path) as file:
+            file.write(content)
+    return str(path)
+
+
+def png_file(image: UInt8[np.ndarray, "c h w"], name: str = "image") -> str:
+    """The path of an image as PNG in Gradio's cache."""
+    return kept(f"{name}.png", png(image))

@@ -10,10 +10,9 @@ import numpy as np
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from ..data import UnreadableImage, read_image
 from ..data.images import to_picture
 from ..errors import DataError, UsageError
-from .views import DIRECTIONS, Explorer, Image, Settings, View, decode, has_several, shown_code
+from .views import DIRECTIONS, Explorer, Image, Settings, View, decode, has_several, read_query, shown_code
 
 MAX_BYTES = 2_000_000
 
@@ -31,7 +30,7 @@ class SharedView:
     weights: str
     settings: Settings
     query: str
-    codes: Annotated[list[Vector], Field(min_length=1, max_length=16)]
+    codes: Annotated[list[Vector], Field(min_length=1, max_length=12)]
     losses: Vector
     chosen: Annotated[int, Field(ge=0)]
     steps: Annotated[tuple[Number, ...], Field(min_length=DIRECTIONS, max_length=DIRECTIONS)]
@@ -78,8 +77,8 @@ def restore(explorer: Explorer, text: str | bytes) -> View:
         raise UsageError(f"this view belongs to another fit called {shared.model!r}; open that one with namap app")
     try:
         picture = base64.b64decode(shared.query, validate=True)
-        query = read_image(io.BytesIO(picture), mapping.channels, mapping.image_size)
-    except (UnreadableImage, ValueError) as error:
+        query = read_query(mapping, io.BytesIO(picture))
+    except (DataError, ValueError) as error:
         raise DataError(f"the query in this view cannot be read ({error})") from None
     count = len(shared.codes)
     vectors = [*shared.codes, *(p for p in shared.pins if p is not None)]

@@ -34,9 +34,9 @@ Code = Float[np.ndarray, " d"]
 class Settings:
     """How a query is solved: solutions k, iterations of Eq. 6 (None: the method's), temperature, seed."""
 
-    solutions: int = Field(6, ge=1, le=16)
-    refine: int | None = Field(None, ge=0, le=2000)
-    temperature: float = Field(1.0, ge=0, le=10, allow_inf_nan=False)
+    solutions: int = Field(6, ge=1, le=12)
+    refine: int | None = Field(None, ge=0, le=1000)
+    temperature: float = Field(1.0, ge=0, le=4, allow_inf_nan=False)
     seed: int = Field(0, ge=0, lt=2**31)
 
 
