@@ -70,8 +70,8 @@ def test_a_walk_moves_by_deviations_and_the_strip_joins_the_pins(explorer, query
     moved = views.walk(view, (2.0, *[0.0] * 5))
     np.testing.assert_allclose(views.shown_code(explorer, moved) - view.codes[2], 2 * lines[0], atol=1e-6)
     a, b = view.codes[0], views.shown_code(explorer, moved)
-    assert views.strip(explorer, views.pin(view, 0, a)) is None
-    tiles = views.strip(explorer, views.pin(views.pin(view, 0, a), 1, b))
+    assert views.strip(explorer, replace(view, pins=(a, None))) is None
+    tiles = views.strip(explorer, replace(view, pins=(a, b)))
     ends = views.decode(explorer, "vae", query, np.stack([a, b]))
     np.testing.assert_allclose(tiles.x[[0, -1]].astype(int), ends.x, atol=1)
     with pytest.raises(UsageError, match="this query has 3"):
@@ -101,7 +101,7 @@ def test_every_model_is_compared(explorer, picture):
 
 def test_a_shared_view_comes_back(explorer, query, tmp_path):
     view = views.walk(views.choose(last(views.solve(explorer, "vae", query, QUICK)), 1), (0.5, -1, 0, 0, 0, 3))
-    view = views.pin(view, 1, view.codes[2])
+    view = replace(view, pins=(None, view.codes[2]))
     paths = sharing.save_view(explorer, view, tmp_path)
     back = sharing.restore(explorer, paths[3].read_bytes())
     for name in ("model", "settings", "chosen", "steps"):

@@ -27,7 +27,7 @@ def browser():
 def page(browser, address):
     """The explorer, opened; at the end, nothing was asked of any other place."""
     page = browser.new_page(viewport={"width": 1280, "height": 900})
-    page.set_default_timeout(60_000)
+    page.set_default_timeout(120_000)
     asked = []
     page.on("request", lambda request: asked.append(request.url))
     page.goto(address)
@@ -50,7 +50,7 @@ def source(page, selector) -> str | None:
 
 def status(page, text: str) -> None:
     """Wait for a text under the analogy."""
-    sync_api.expect(page.locator("#status")).to_contain_text(re.compile(text), timeout=60_000)
+    sync_api.expect(page.locator("#status")).to_contain_text(re.compile(text), timeout=120_000)
 
 
 def test_a_query_is_translated_and_walked(page, picture, tmp_path):
@@ -79,8 +79,9 @@ def test_a_query_is_translated_and_walked(page, picture, tmp_path):
     page.screenshot(path=tmp_path / "page.png", full_page=True)
 
     page.reload()
-    page.wait_for_selector("#open input[type=file]", state="attached")
-    page.set_input_files("#open input[type=file]", tmp_path / "view.json")
+    with page.expect_file_chooser() as chooser:
+        page.locator("#open").click()
+    chooser.value.set_files(tmp_path / "view.json")
     status(page, "Solution 3 of 6.*as it was kept")
     page.wait_for_selector("#strip img >> nth=8")
     assert source(page, "#analogy") == shown and source(page, "#query")

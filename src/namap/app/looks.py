@@ -1,6 +1,7 @@
 """The components of the explorer's page, and how they are filled from a view."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 import gradio as gr
@@ -34,12 +35,31 @@ NO_PINS = "Pin two codes, of solutions or of places that you walked to, to see w
 NO_DIRECTIONS = "This method gives one solution per query, so there is no spread to walk along."
 
 
+@dataclass
+class Visit:
+    """What several events of one visitor share while they run side by side; each changes it in place.
+
+    Attributes:
+        turn: which of the visitor's queries is being refined: a new one, or Stop, ends the one before.
+        pins: codes at the two ends of the strip.
+    """
+
+    turn: int = 0
+    pins: list[views.Code | None] = field(default_factory=lambda: [None, None])
+
+    def take(self) -> int:
+        """Make it the caller's turn."""
+        self.turn += 1
+        return self.turn
+
+
 class Look:
     """The components that show a view, and how they are filled from one."""
 
     def __init__(self, explorer: Explorer):
         self.explorer = explorer
-        self.state = gr.State(None, time_to_live=3600)
+        self.state = gr.State(None)
+        self.visit = gr.State(Visit())
 
     def main(self) -> None:
         """The analogy, what T makes of it, and the solutions."""
@@ -118,13 +138,13 @@ class Look:
         if tiles is None:
             pinned = [end for end, code in zip("AB", view.pins, strict=True) if code is not None]
             text = f"{pinned[0]} is pinned; go on and pin the other end." if pinned else NO_PINS
-            return {self.state: view, self.strip: [], self.pinned: text}
+            return {self.strip: [], self.pinned: text}
         items = [(png_file(x), f"{loss:.3f}") for x, _, loss in rows_of(tiles)]
-        return {self.state: view, self.strip: items, self.pinned: "A and B are pinned: the strip is below."}
+        return {self.strip: items, self.pinned: "A and B are pinned: the strip is below."}
 
     def whole(self, view: View, done: str = "") -> dict:
-        """Everything."""
-        return {**self.solutions(view), **self.walked(view, done), **self.still(view), **self.between(view)}
+        """All but the strip."""
+        return {**self.solutions(view), **self.walked(view, done), **self.still(view)}
 
     def nearest(self, view: View | None) -> list:
         """The nearest images of X: to the analogy on display, then to the query."""

@@ -2,7 +2,7 @@
 
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from ..errors import UsageError
 from ..settings import make_settings
 from . import views
 from .archives import MAX_FILES, translate_archive
-from .looks import Asking, Look, sheet
+from .looks import Asking, Look, Visit, sheet
 from .server import Page, Picture, kept, png_file, spoken
 from .sharing import restore, save_view
 from .views import Explorer, Settings, View
@@ -22,18 +22,6 @@ INTRO = (
     "Drop a query: its analogy appears at once and is refined while you watch. "
     "Click a solution, move along the directions, pin two codes to walk between them."
 )
-
-
-@dataclass
-class Turn:
-    """Which of a visitor's queries is being refined: a new one, or Stop, ends the one before."""
-
-    number: int = 0
-
-    def take(self) -> int:
-        """Make it the caller's turn."""
-        self.number += 1
-        return self.number
 
 
 def build_page(explorer: Explorer) -> Page:
@@ -70,16 +58,19 @@ def _solving(explorer: Explorer, asking: Asking, look: Look) -> None:
     """A query is given: by the user, at random, picked; or the model or settings change."""
 
     @spoken
-    def ask(turn: Turn, file: str | None, model: str, *values: float) -> Iterator[dict]:
-        mine = turn.take()
+    def ask(visit: Visit, file: str | None, model: str, *values: float) -> Iterator[dict]:
+        turn = visit.take()
         query = views.read_query(explorer.model(model), file)
         for view, done, steps in views.solve(explorer, model, query, _settings(*values)):
             progress = f"{done} of {steps} iterations" if steps else "one pass"
-            if done in (0, steps):
+            if done == 0:
+                visit.pins = [None, None]
+                yield {**look.whole(view, progress), **look.between(view)}
+            elif done == steps:
                 yield look.whole(view, progress)
             else:
                 yield {**look.solutions(view), **look.walked(view, progress)}
-            if turn.number != mine:
+            if visit.turn != turn:
                 return
 
     def pick(offered: list[int], event: gr.SelectData) -> str:
@@ -90,8 +81,7 @@ def _solving(explorer: Explorer, asking: Asking, look: Look) -> None:
         return positions, asking.pictures(positions)
 
     private: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-    turn = gr.State(Turn())
-    run: dict[str, Any] = {"inputs": [turn, asking.query, asking.model, *asking.settings], "outputs": look.all}
+    run: dict[str, Any] = {"inputs": [look.visit, asking.query, asking.model, *asking.settings], "outputs": look.all}
     run |= {"trigger_mode": "multiple", **private}
     for asked in (
         asking.query.input(ask, **run),
@@ -101,7 +91,7 @@ def _solving(explorer: Explorer, asking: Asking, look: Look) -> None:
         asking.picks.select(spoken(pick), asking.offered, asking.query, **private).success(ask, **run),
     ):
         asked.success(spoken(look.nearest), look.state, look.near, **private)
-    asking.stop.click(Turn.take, turn, None, **private)
+    asking.stop.click(Visit.take, look.visit, None, **private)
     asking.others.click(spoken(others), outputs=[asking.offered, asking.picks], **private)
 
 
@@ -118,9 +108,9 @@ def _walking(explorer: Explorer, look: Look) -> None:
         return look.walked(views.walk(_given(view), steps))
 
     def pin(place: int) -> Any:
-        def pinned(view: View | None) -> dict:
-            code = views.shown_code(explorer, _given(view))
-            return look.between(views.pin(_given(view), place, code))
+        def pinned(visit: Visit, view: View | None) -> dict:
+            visit.pins[place] = views.shown_code(explorer, _given(view))
+            return look.between(_pinned(visit, view))
 
         return spoken(pinned)
 
@@ -131,33 +121,35 @@ def _walking(explorer: Explorer, look: Look) -> None:
         moved = slider.input(walk, [look.state, *look.sliders], look.all, trigger_mode="always_last", **private)
         moved.success(spoken(look.nearest), trigger_mode="always_last", **near)
     for place, button in enumerate(look.pins):
-        button.click(pin(place), look.state, look.all, **private)
+        button.click(pin(place), [look.visit, look.state], look.all, **private)
 
 
 def _keeping(explorer: Explorer, asking: Asking, look: Look) -> None:
     """Files of the view, and a view from a file."""
 
     @spoken
-    def save(view: View | None) -> list[str]:
+    def save(visit: Visit, view: View | None) -> list[str]:
         with tempfile.TemporaryDirectory() as folder:
-            paths = save_view(explorer, _given(view), Path(folder))
+            paths = save_view(explorer, _pinned(visit, view), Path(folder))
             return [kept(path.name, path.read_bytes()) for path in paths]
 
     @spoken
-    def load(file: str | None) -> dict:
+    def load(visit: Visit, file: str | None) -> dict:
         if file is None:
             raise UsageError("choose the view.json that was kept")
+        visit.take()
         view = restore(explorer, Path(file).read_bytes())
+        visit.pins = list(view.pins)
         values = (view.settings.solutions, view.settings.refine, view.settings.temperature, view.settings.seed)
         given = {c: v for c, v in zip(asking.settings, values, strict=True) if v is not None}
         back = {asking.query: png_file(view.query), asking.model: view.model}
-        return {**look.whole(view, "as it was kept"), **back, **given}
+        return {**look.whole(view, "as it was kept"), **look.between(view), **back, **given}
 
     private: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-    look.keep.click(save, look.state, look.files, **private)
-    look.opened.upload(load, look.opened, [*look.all, asking.query, asking.model, *asking.settings], **private).success(
-        spoken(look.nearest), look.state, look.near, **private
-    )
+    look.keep.click(save, [look.visit, look.state], look.files, **private)
+    look.opened.upload(
+        load, [look.visit, look.opened], [*look.all, asking.query, asking.model, *asking.settings], **private
+    ).success(spoken(look.nearest), look.state, look.near, **private)
 
 
 def _comparing(explorer: Explorer, asking: Asking) -> None:
@@ -249,6 +241,11 @@ def _given(view: View | None) -> View:
     if view is None:
         raise UsageError("there is no query yet; drop, paste or pick a picture")
     return view
+
+
+def _pinned(visit: Visit, view: View | None) -> View:
+    """The view with what the visitor has pinned."""
+    return replace(_given(view), pins=(visit.pins[0], visit.pins[1]))
 
 
 def _settings(solutions: float, refine: float | None, temperature: float, seed: float) -> Settings:

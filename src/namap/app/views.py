@@ -288,13 +288,6 @@ def walk(view: View, steps: Sequence[float]) -> View:
     return replace(view, steps=tuple(float(s) for s in steps))
 
 
-def pin(view: View, place: int, code: Code) -> View:
-    """Keep a code as one end of the strip: 0 or 1."""
-    ends = list(view.pins)
-    ends[place] = code
-    return replace(view, pins=(ends[0], ends[1]))
-
-
 def strip(explorer: Explorer, view: View) -> Tiles | None:
     """The segment between the pinned codes; None until both are pinned."""
     a, b = view.pins
