@@ -3,6 +3,7 @@
 from jaxtyping import install_import_hook
 
 with install_import_hook("namap", "typecheck.check"):
+    import namap.app.archives
     import namap.cli
     import namap.demo
     import namap.matching
@@ -10,6 +11,7 @@ with install_import_hook("namap", "typecheck.check"):
 
 import os
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,7 @@ import torch
 
 from namap.data import ImageDomain, load_domain
 from namap.generators import DCGAN, freeze
+from namap.mapping import METHODS
 
 torch.set_num_threads(1)  # small steps gain little from threads; tests run in two processes instead
 LOOPBACK = ("127.0.0.1", "::1", "localhost", None)
@@ -72,3 +75,39 @@ def generator() -> DCGAN:
 def domain() -> ImageDomain:
     """Forty small pictures of noise."""
     return ImageDomain.from_array(np.random.default_rng(0).integers(0, 256, (40, 1, 8, 8), np.uint8))
+
+
+@pytest.fixture(scope="session")
+def saved_models(handwriting, tmp_path_factory) -> dict[str, Path]:
+    """Barely fitted mappings of three methods to one small generator, saved: enough to be served."""
+    torch.manual_seed(0)
+    dcgan = DCGAN(latent_dim=6, image_size=32, channels=1, width=8)
+    with torch.no_grad():
+        for p in dcgan.parameters():
+            p.mul_(8)
+    place, small = tmp_path_factory.mktemp("models"), {"encoder_width": 8, "filters": 4, "precision": "fp32"}
+    for method in ("vae", "nam", "ae"):
+        mapping = METHODS[method](freeze(dcgan), images=64, batch_size=32, **small)
+        mapping.fit(handwriting.subset(slice(0, 32)), quiet=True).save_pretrained(place / method)
+    return {method: place / method for method in ("vae", "nam", "ae")}
+
+
+@pytest.fixture(scope="session")
+def explorer(saved_models):
+    """What `namap app` shows: three models, queries, and images of X."""
+    from namap.app.views import open_explorer
+
+    sources = {"data": "embedded:handwriting/test", "x": "embedded:handwriting/train"}
+    return open_explorer(list(saved_models.values()), **sources, precision="fp32", device="cpu")
+
+
+@pytest.fixture(scope="session")
+def address(explorer) -> Iterator[str]:
+    """Where this explorer is served."""
+    from namap.app.looks import CSS
+    from namap.app.page import build_page
+    from namap.app.server import start
+
+    page = build_page(explorer)
+    yield start(page, "127.0.0.1", 0, CSS)
+    page.close(verbose=False)

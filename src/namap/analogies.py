@@ -54,19 +54,8 @@ class Analogies:
         return self.x.shape[0] * self.x.shape[1]
 
     def file_names(self) -> list[list[str]]:
-        """NAME.png, NAME_k1.png … of each query; a `_` more where another query has such a name."""
-        taken = {name.casefold() for name in self.names}
-        rows = []
-        for name in self.names:
-            stems = [name]
-            for k in range(1, self.x.shape[1]):
-                stem = f"{name}_k{k}"
-                while stem.casefold() in taken:
-                    stem += "_"
-                taken.add(stem.casefold())
-                stems.append(stem)
-            rows.append([f"{stem}.png" for stem in stems])
-        return rows
+        """NAME.png, NAME_k1.png … of each query."""
+        return file_names(self.names, self.x.shape[1])
 
     def save_npz(self, outdir: str | Path) -> int:
         """Write analogies.npz with `x`, `codes`, `losses` and `names` as above; return 1, the number of files.
@@ -80,3 +69,19 @@ class Analogies:
             with atomic_file(folder / "analogies.npz") as file:
                 np.savez_compressed(file, x=self.x, codes=self.codes, losses=self.losses, names=np.array(self.names))
         return 1
+
+
+def file_names(queries: list[str], solutions: int) -> list[list[str]]:
+    """NAME.png, NAME_k1.png … of each query; a `_` more where another query has such a name."""
+    taken = {name.casefold() for name in queries}
+    rows = []
+    for name in queries:
+        stems = [name]
+        for k in range(1, solutions):
+            stem = f"{name}_k{k}"
+            while stem.casefold() in taken:
+                stem += "_"
+            taken.add(stem.casefold())
+            stems.append(stem)
+        rows.append([f"{stem}.png" for stem in stems])
+    return rows

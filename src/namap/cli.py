@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from . import cli_generators, cli_solutions
+from . import cli_app, cli_generators, cli_solutions
 from .cli_bench import bench
 from .cli_match import match
 from .console import clear, end, keep_freed_memory, parse_range, parse_seeds, read_settings, say
@@ -56,6 +56,7 @@ ground_example = example("namap ground runs/sketches runs/photos sketches/ --out
 app.command(epilog=ground_example)(cli_solutions.ground)
 app.command(epilog=example("namap match photos/ sketches/ --outdir out"))(match)
 app.command(epilog=example("namap bench speed"))(bench)
+app.command("app", epilog=example("namap app runs/map --data sketches/ --x photos/"))(cli_app.serve)
 
 
 @app.command(epilog=example("namap fit --generator runs/g --data sketches/ --outdir runs/map"))

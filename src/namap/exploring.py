@@ -102,30 +102,42 @@ def explore(
     _, found, _ = mapping.solve(domain.images, solutions, None, as_seed(seed), temperature, quiet)
     codes = torch.from_numpy(found[0]).to(mapping.device)
     y = from_numpy(domain.images, mapping.device)
-    centre, axes = _spread(mapping, y, codes, directions)
+    centre, axes = spread_directions(mapping, y, codes, directions)
     steps = temperature * torch.tensor(STEPS, device=codes.device)
     lines = centre + steps[None, :, None] * axes[:, None]
-    distances = _distances(_picture(mapping, codes), features)
+    distances = _distances(picture(mapping, codes), features)
     a, b = max(combinations(range(solutions), 2), key=lambda pair: distances[pair])
     shares = torch.linspace(0, 1, solutions + 1, device=codes.device)[:, None]
     segment = (1 - shares) * codes[a] + shares * codes[b]
     upper = torch.triu_indices(solutions, solutions, 1)
     return Exploration(
         query=y.cpu(),
-        solutions=_picture(mapping, codes).cpu(),
+        solutions=picture(mapping, codes).cpu(),
         codes=codes.cpu(),
-        directions=_picture(mapping, lines.flatten(0, 1)).unflatten(0, lines.shape[:2]).cpu(),
-        segment=_picture(mapping, segment).cpu(),
+        directions=picture(mapping, lines.flatten(0, 1)).unflatten(0, lines.shape[:2]).cpu(),
+        segment=picture(mapping, segment).cpu(),
         diversity=distances[upper[0], upper[1]].mean().item(),
-        fidelity=_losses(mapping, y, codes).mean().item(),
-        direction_losses=[[round(v, 5) for v in _losses(mapping, y, line).tolist()] for line in lines],
-        segment_losses=[round(v, 5) for v in _losses(mapping, y, segment).tolist()],
+        fidelity=losses_of(mapping, y, codes).mean().item(),
+        direction_losses=[[round(v, 5) for v in losses_of(mapping, y, line).tolist()] for line in lines],
+        segment_losses=[round(v, 5) for v in losses_of(mapping, y, segment).tolist()],
         distance="pixels" if features is None else "perceptual",
     )
 
 
-def _spread(mapping: Mapping, y: Images, codes: Codes, count: int) -> tuple[Codes, Codes]:
-    """Where a walk starts, `[1 d]`, and a deviation along each direction, `[m d]`."""
+def spread_directions(
+    mapping: Mapping, y: Float[Tensor, "1 c h w"], codes: Float[Tensor, "k d"], count: int
+) -> tuple[Float[Tensor, "1 d"], Float[Tensor, "m d"]]:
+    """Where a walk starts, `[1 d]`, and a deviation along each direction of largest spread, `[m d]`.
+
+    Args:
+        mapping: fitted with `vae` (axes of largest sigma(y)) or `nam` (principal directions of `codes`).
+        y: one query.
+        codes: its solutions, `[k d]`.
+        count: m, at most.
+
+    Raises:
+        UsageError: a method with one solution.
+    """
     source = mapping.fitted_codes
     if isinstance(source, GaussianEncoder):
         mu, log_var = source.distribution(y)
@@ -134,18 +146,20 @@ def _spread(mapping: Mapping, y: Images, codes: Codes, count: int) -> tuple[Code
         return mu, torch.diag(sigma)[chosen]
     if mapping.method != "nam":
         raise UsageError(f"explore: method {mapping.method} gives one solution per query; use vae or nam")
-    best = _losses(mapping, y, codes).argmin()
+    best = losses_of(mapping, y, codes).argmin()
     _, values, vectors = torch.linalg.svd(codes - codes.mean(0), full_matrices=False)
     deviations = values / (len(codes) - 1) ** 0.5
     return codes[best : best + 1], (deviations[:, None] * vectors)[:count]
 
 
-def _picture(mapping: Mapping, codes: Codes) -> Images:
+def picture(mapping: Mapping, codes: Codes) -> Images:
+    """The analogies of codes, `[n c h w]` in [-1, 1]."""
     with autocast(mapping.device, mapping.precision):
         return mapping.generator.picture(codes).float()
 
 
-def _losses(mapping: Mapping, y: Images, codes: Codes) -> Float[Tensor, "n"]:
+def losses_of(mapping: Mapping, y: Float[Tensor, "1 c h w"], codes: Float[Tensor, "n d"]) -> Float[Tensor, "n"]:
+    """How well each code reconstructs the one query y."""
     with autocast(mapping.device, mapping.precision):
         t = mapping.mapper(mapping.generator(codes))
         return mapping.make_reconstruction()(t, y.expand(len(codes), -1, -1, -1))

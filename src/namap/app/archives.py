@@ -1,0 +1,101 @@
+"""A zip of pictures in, a zip of analogies out. The zip comes from a stranger; nothing of it is unpacked to disk."""
+
+import io
+import json
+import zipfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+import numpy as np
+
+from ..analogies import file_names
+from ..data import ImageDomain, UnreadableImage, read_image
+from ..data.domain import unique_names
+from ..errors import DataError
+from .sharing import png
+from .views import Explorer, Settings, has_several
+
+MAX_FILES = 500
+MAX_UNPACKED = 200_000_000  # bytes
+BATCH = 16
+
+
+def read_archive(path: str | Path) -> list[tuple[str, bytes]]:
+    """Name and content of every file in a zip, in the order of the names.
+
+    Raises:
+        DataError: no zip, damaged, encrypted, with names that leave the archive, with too many or too large files.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = sorted((e for e in archive.infolist() if not e.is_dir()), key=lambda e: e.filename)
+            _check_entries(entries)
+            files, left = [], MAX_UNPACKED
+            for entry in entries:
+                with archive.open(entry) as file:
+                    content = file.read(left + 1)  # the size in the header may be a lie
+                left -= len(content)
+                if left < 0:
+                    raise DataError(f"this zip unpacks to more than {MAX_UNPACKED // 10**6} MB; send fewer pictures")
+                files.append((entry.filename, content))
+            return files
+    except (zipfile.BadZipFile, zlib.error, OSError, RuntimeError, NotImplementedError, EOFError, ValueError) as error:
+        raise DataError(f"this file is not a zip that can be read ({error})") from None
+
+
+def _check_entries(entries: list[zipfile.ZipInfo]) -> None:
+    if not entries:
+        raise DataError("this zip holds no files; put pictures into it")
+    if len(entries) > MAX_FILES:
+        raise DataError(f"this zip holds {len(entries)} files; send at most {MAX_FILES} at a time")
+    if sum(entry.file_size for entry in entries) > MAX_UNPACKED:
+        raise DataError(f"this zip unpacks to more than {MAX_UNPACKED // 10**6} MB; send fewer pictures")
+    for entry in entries:
+        name = entry.orig_filename
+        windows = PureWindowsPath(name)
+        if ".." in windows.parts or windows.anchor or PurePosixPath(name).is_absolute() or not name.isprintable():
+            raise DataError(f"this zip holds a file named {name[:80]!r}, which leads out of it; rename it")
+        if entry.flag_bits & 1:
+            raise DataError("this zip is encrypted; send it without a password")
+
+
+def translate_archive(
+    explorer: Explorer, model: str, path: str | Path, settings: Settings, output: Path
+) -> Iterator[tuple[int, int]]:
+    """Write the analogies of the pictures in a zip to the zip `output`.
+
+    Pictures become NAME.png, NAME_k1.png …; files that are no pictures are listed in skipped.jsonl.
+
+    Yields:
+        Pictures done, and all of them.
+
+    Raises:
+        DataError: what `read_archive` raises, or not one file is a picture.
+    """
+    mapping = explorer.model(model)
+    solutions = settings.solutions if has_several(mapping) else 1
+    names, images, skipped = [], [], []
+    for name, content in read_archive(path):
+        try:
+            images.append(read_image(io.BytesIO(content), mapping.channels, mapping.image_size))
+            names.append(name)
+        except UnreadableImage as error:
+            skipped.append({"path": name, "reason": str(error)})
+    if not images:
+        raise DataError(f"this zip holds no picture; first: {skipped[0]['path'][:80]}: {skipped[0]['reason']}")
+    outputs = file_names(unique_names([Path(*PureWindowsPath(name).parts) for name in names]), solutions)
+    with zipfile.ZipFile(output, "w") as archive:
+        for i in range(0, len(images), BATCH):
+            yield i, len(images)
+            with explorer.lock:
+                queries = mapping.prepare_queries(ImageDomain.from_array(np.stack(images[i : i + BATCH]))).images
+                x, _, _ = mapping.solve(
+                    queries, solutions, settings.refine, settings.seed, temperature=settings.temperature
+                )
+            for row, analogies in zip(outputs[i : i + BATCH], x, strict=True):
+                for target, analogy in zip(row, analogies, strict=True):
+                    archive.writestr(target, png(analogy))
+        if skipped:
+            archive.writestr("skipped.jsonl", "".join(json.dumps(line) + "\n" for line in skipped))
+    yield len(images), len(images)

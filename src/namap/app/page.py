@@ -1,0 +1,253 @@
+"""The explorer's page: which function of `views`, `sharing` or `archives` each event calls."""
+
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from ..errors import UsageError
+from ..settings import make_settings
+from . import views
+from .archives import MAX_FILES, translate_archive
+from .looks import Asking, Look, Visit, sheet
+from .server import Page, Picture, kept, png_file, spoken
+from .sharing import restore, save_view
+from .views import Explorer, Settings, View
+
+INTRO = (
+    "## namap explorer\n"
+    "Drop a query: its analogy appears at once and is refined while you watch. "
+    "Click a solution, move along the directions, pin two codes to walk between them."
+)
+
+
+def build_page(explorer: Explorer) -> Page:
+    """The page, ready to be started."""
+    with Page(title="namap explorer", analytics_enabled=False, delete_cache=(3600, 86400), fill_width=True) as page:
+        gr.Markdown(INTRO)
+        with gr.Tab("Explore"):
+            look = Look(explorer)
+            with gr.Row():
+                with gr.Column(scale=3, min_width=260):
+                    asking = Asking(explorer)
+                with gr.Column(scale=6, min_width=420):
+                    look.main()
+                with gr.Column(scale=3, min_width=220):
+                    look.directions()
+            with gr.Row():
+                with gr.Column():
+                    look.ends()
+                    look.keeping()
+                with gr.Column():
+                    look.neighbours()
+        with gr.Tab("Compare models"):
+            _comparing(explorer, asking)
+        with gr.Tab("Batch"):
+            _batch(explorer, asking)
+        _solving(explorer, asking, look)
+        _walking(explorer, look)
+        _keeping(explorer, asking, look)
+        _api(explorer)
+    return page
+
+
+def _solving(explorer: Explorer, asking: Asking, look: Look) -> None:
+    """A query is given: by the user, at random, picked; or the model or settings change."""
+
+    @spoken
+    def ask(visit: Visit, file: str | None, model: str, *values: float) -> Iterator[dict]:
+        turn = visit.take()
+        query = views.read_query(explorer.model(model), file)
+        for view, done, steps in views.solve(explorer, model, query, _settings(*values)):
+            progress = f"{done} of {steps} iterations" if steps else "one pass"
+            if done == 0:
+                visit.pins = [None, None]
+                yield {**look.whole(view, progress), **look.between(view)}
+            elif done == steps:
+                yield look.whole(view, progress)
+            else:
+                yield {**look.solutions(view), **look.walked(view, progress)}
+            if visit.turn != turn:
+                return
+
+    def pick(offered: list[int], event: gr.SelectData) -> str:
+        return asking.pictures([offered[int(event.index)]])[0]
+
+    def others() -> tuple[list[int], list[str]]:
+        positions = asking.offer()
+        return positions, asking.pictures(positions)
+
+    private: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+    run: dict[str, Any] = {"inputs": [look.visit, asking.query, asking.model, *asking.settings], "outputs": look.all}
+    run |= {"trigger_mode": "multiple", **private}
+    for asked in (
+        asking.query.input(ask, **run),
+        asking.go.click(ask, **run),
+        asking.model.input(ask, **run),
+        asking.random.click(spoken(asking.draw), outputs=asking.query, **private).success(ask, **run),
+        asking.picks.select(spoken(pick), asking.offered, asking.query, **private).success(ask, **run),
+    ):
+        asked.success(spoken(look.nearest), look.state, look.near, **private)
+    asking.stop.click(Visit.take, look.visit, None, **private)
+    asking.others.click(spoken(others), outputs=[asking.offered, asking.picks], **private)
+
+
+def _walking(explorer: Explorer, look: Look) -> None:
+    """A solution is chosen, a slider moved, a code pinned."""
+
+    @spoken
+    def choose(view: View | None, event: gr.SelectData) -> dict:
+        chosen = views.choose(_given(view), int(event.index))
+        return {**look.walked(chosen), **look.still(chosen)}
+
+    @spoken
+    def walk(view: View | None, *steps: float) -> dict:
+        return look.walked(views.walk(_given(view), steps))
+
+    def pin(place: int) -> Any:
+        def pinned(visit: Visit, view: View | None) -> dict:
+            visit.pins[place] = views.shown_code(explorer, _given(view))
+            return look.between(_pinned(visit, view))
+
+        return spoken(pinned)
+
+    private: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+    near: dict[str, Any] = {"inputs": look.state, "outputs": look.near, **private}
+    look.gallery.select(choose, look.state, look.all, **private).success(spoken(look.nearest), **near)
+    for slider in look.sliders:
+        moved = slider.input(walk, [look.state, *look.sliders], look.all, trigger_mode="always_last", **private)
+        moved.success(spoken(look.nearest), trigger_mode="always_last", **near)
+    for place, button in enumerate(look.pins):
+        button.click(pin(place), [look.visit, look.state], look.all, **private)
+
+
+def _keeping(explorer: Explorer, asking: Asking, look: Look) -> None:
+    """Files of the view, and a view from a file."""
+
+    @spoken
+    def save(visit: Visit, view: View | None) -> list[str]:
+        with tempfile.TemporaryDirectory() as folder:
+            paths = save_view(explorer, _pinned(visit, view), Path(folder))
+            return [kept(path.name, path.read_bytes()) for path in paths]
+
+    @spoken
+    def load(visit: Visit, file: str | None) -> dict:
+        if file is None:
+            raise UsageError("choose the view.json that was kept")
+        visit.take()
+        view = restore(explorer, Path(file).read_bytes())
+        visit.pins = list(view.pins)
+        values = (view.settings.solutions, view.settings.refine, view.settings.temperature, view.settings.seed)
+        given = {c: v for c, v in zip(asking.settings, values, strict=True) if v is not None}
+        back = {asking.query: png_file(view.query), asking.model: view.model}
+        return {**look.whole(view, "as it was kept"), **look.between(view), **back, **given}
+
+    private: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+    look.keep.click(save, [look.visit, look.state], look.files, **private)
+    look.opened.upload(
+        load, [look.visit, look.opened], [*look.all, asking.query, asking.model, *asking.settings], **private
+    ).success(spoken(look.nearest), look.state, look.near, **private)
+
+
+def _comparing(explorer: Explorer, asking: Asking) -> None:
+    """The same query in every model."""
+
+    @spoken
+    def compare(file: str | None, *values: float) -> Iterator[list]:
+        shown = []
+        for view in views.compare(explorer, file, _settings(*values)):
+            tiles = views.decode(explorer, view.model, view.query, view.codes[view.chosen][None])
+            method = explorer.model(view.model).method
+            caption = f"{view.model} ({method}): loss {tiles.losses[0]:.3f}"
+            shown += [(view.query, "query"), (tiles.x[0], caption), (tiles.t[0], "reconstruction")]
+            yield [(png_file(image), text) for image, text in shown]
+
+    text = "The query of the first tab in every model that `namap app` was given: query, analogy, reconstruction."
+    gr.Markdown(text if len(explorer.models) > 1 else f"{text} Here it is one; name several, or choose by *Model*.")
+    button = gr.Button("Compare", size="sm", variant="primary", elem_id="compare")
+    found = sheet("Models", "compared", 6, 640)
+    button.click(compare, [asking.query, *asking.settings], found, show_progress="minimal", api_visibility="private")
+
+
+def _batch(explorer: Explorer, asking: Asking) -> None:
+    """A zip in, a zip out."""
+
+    @spoken
+    def batch(
+        file: str | None,
+        model: str,
+        solutions: float = 1,
+        refine: float | None = None,
+        temperature: float = 1.0,
+        seed: float = 0,
+        progress: gr.Progress = gr.Progress(),
+    ) -> str:
+        if file is None:
+            raise UsageError("choose a zip of pictures")
+        with tempfile.TemporaryDirectory() as folder:
+            output = Path(folder) / "analogies.zip"
+            settings = _settings(solutions, refine, temperature, seed)
+            for count in translate_archive(explorer, model, file, settings, output):
+                progress(count, desc="translating", unit="pictures")
+            return kept(output.name, output.read_bytes())
+
+    gr.Markdown(
+        f"A zip of up to {MAX_FILES} pictures becomes a zip of their analogies, with the model and settings of the "
+        "first tab: NAME.png, NAME_k1.png … for each; files that are no pictures are listed in skipped.jsonl."
+    )
+    with gr.Row():
+        source = gr.File(label="Zip of pictures", file_types=[".zip"], height=160, elem_id="zip")
+        result = gr.File(label="Zip of analogies", interactive=False, height=160, elem_id="unzipped")
+    button = gr.Button("Translate all", size="sm", variant="primary")
+    inputs = [source, asking.model, *asking.settings]
+    button.click(batch, inputs, result, concurrency_limit=1, api_name="batch")
+
+
+def _api(explorer: Explorer) -> None:
+    """The endpoint /translate, for programs."""
+
+    @spoken
+    def translate(
+        picture: str | None,
+        model: str,
+        solutions: float = 1,
+        refine: float | None = None,
+        temperature: float = 1.0,
+        seed: float = 0,
+    ) -> tuple[list, dict]:
+        query = views.read_query(explorer.model(model), picture)
+        *_, (view, _, steps) = views.solve(explorer, model, query, _settings(solutions, refine, temperature, seed))
+        tiles = views.decode(explorer, model, query, view.codes)
+        numbers = {"codes": view.codes.tolist(), "losses": view.losses.tolist()}
+        return [png_file(x) for x in tiles.x], {"model": model, "refine": steps, **numbers}
+
+    with gr.Row(visible=False):
+        inputs = [
+            Picture(label="Query", format="png"),
+            gr.Dropdown(list(explorer.models), value=next(iter(explorer.models)), label="Model"),
+            gr.Number(1, precision=0, label="Solutions"),
+            gr.Number(None, precision=0, label="Iterations of Eq. 6; none: the method's"),
+            gr.Number(1.0, label="Temperature"),
+            gr.Number(0, precision=0, label="Seed"),
+        ]
+        outputs = [gr.Gallery(label="Analogies", format="png"), gr.JSON(label="Codes and losses")]
+        gr.Button().click(translate, inputs, outputs, api_name="translate")
+
+
+def _given(view: View | None) -> View:
+    if view is None:
+        raise UsageError("there is no query yet; drop, paste or pick a picture")
+    return view
+
+
+def _pinned(visit: Visit, view: View | None) -> View:
+    """The view with what the visitor has pinned."""
+    return replace(_given(view), pins=(visit.pins[0], visit.pins[1]))
+
+
+def _settings(solutions: float, refine: float | None, temperature: float, seed: float) -> Settings:
+    """Settings as the page and the API send them: whole numbers may come as floats, or not at all."""
+    return make_settings(Settings, {"solutions": solutions, "refine": refine, "temperature": temperature, "seed": seed})

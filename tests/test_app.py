@@ -1,0 +1,395 @@
+"""The explorer: what it computes, what it refuses, and what it serves to programs."""
+
+import http.server
+import io
+import json
+import struct
+import subprocess
+import sys
+import threading
+import zipfile
+import zlib
+from dataclasses import replace
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+
+from namap import cli
+from namap.app import archives, sharing, views
+from namap.app.views import Explorer, Settings
+from namap.data import ImageDomain, load_domain
+from namap.errors import DataError, UsageError
+
+pytest.importorskip("gradio", reason="the explorer needs pip install 'namap[app]'")
+pytest.importorskip("gradio_client", reason="the explorer needs pip install 'namap[app]'")
+
+CLIENT = Path(__file__).resolve().parents[1] / "examples" / "app_client.py"
+FEW = Settings(solutions=3, refine=20, seed=1)
+QUICK = replace(FEW, refine=2)
+
+
+@pytest.fixture
+def query(explorer):
+    return explorer.queries.images[3]
+
+
+@pytest.fixture
+def picture(tmp_path, query):
+    path = tmp_path / "query.png"
+    path.write_bytes(sharing.png(query))
+    return path
+
+
+def last(looks):
+    *_, (view, _, _) = looks
+    return view
+
+
+# ---- views ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["vae", "nam", "ae"])
+def test_one_pass_comes_first_and_the_last_look_is_what_translate_gives(explorer, query, name):
+    looks = list(views.solve(explorer, name, query, FEW))
+    assert [done for _, done, _ in looks] == [0, 10, 20]
+    k = 1 if name == "ae" else 3
+    for (view, done, _), refine in ((looks[0], 0), (looks[-1], 20)):
+        found = explorer.models[name].translate(ImageDomain.from_array(query[None]), k, refine, seed=1)
+        np.testing.assert_array_equal(view.codes, found.codes[0], f"{name} after {done}")
+        np.testing.assert_array_equal(views.decode(explorer, name, query, view.codes).x, found.x[0])
+
+
+def test_a_walk_moves_by_deviations_and_the_strip_joins_the_pins(explorer, query):
+    view = views.choose(last(views.solve(explorer, "vae", query, QUICK)), 2)
+    lines = views.axes(explorer, view)
+    spreads = np.linalg.norm(lines, axis=1)
+    assert len(lines) == views.DIRECTIONS and (spreads[:-1] >= spreads[1:]).all()
+    moved = views.walk(view, (2.0, *[0.0] * 5))
+    np.testing.assert_allclose(views.shown_code(explorer, moved) - view.codes[2], 2 * lines[0], atol=1e-6)
+    a, b = view.codes[0], views.shown_code(explorer, moved)
+    assert views.strip(explorer, replace(view, pins=(a, None))) is None
+    tiles = views.strip(explorer, replace(view, pins=(a, b)))
+    ends = views.decode(explorer, "vae", query, np.stack([a, b]))
+    np.testing.assert_allclose(tiles.x[[0, -1]].astype(int), ends.x, atol=1)
+    with pytest.raises(UsageError, match="this query has 3"):
+        views.choose(view, 3)
+
+
+def test_a_method_with_one_solution_has_no_directions(explorer, query):
+    view = last(views.solve(explorer, "ae", query, QUICK))
+    assert len(view.codes) == 1 and len(views.axes(explorer, view)) == 0
+    np.testing.assert_array_equal(views.shown_code(explorer, views.walk(view, (1.0,) * 6)), view.codes[0])
+
+
+def test_the_nearest_image_of_an_image_of_x_is_itself(explorer):
+    x = explorer.x["vae"]
+    near = views.nearest(explorer, "vae", x.images[17])
+    np.testing.assert_array_equal(near.x[0], x.images[17])
+    assert near.distances[0] == 0 and (np.diff(near.distances) >= 0).all()
+    assert views.nearest(Explorer(explorer.models), "vae", x.images[17]) is None
+
+
+def test_every_model_is_compared(explorer, picture):
+    assert [v.model for v in views.compare(explorer, picture, QUICK)] == ["vae", "nam", "ae"]
+
+
+# ---- shared views -----------------------------------------------------------------------------------------------
+
+
+def test_a_shared_view_comes_back(explorer, query, tmp_path):
+    view = views.walk(views.choose(last(views.solve(explorer, "vae", query, QUICK)), 1), (0.5, -1, 0, 0, 0, 3))
+    view = replace(view, pins=(None, view.codes[2]))
+    paths = sharing.save_view(explorer, view, tmp_path)
+    back = sharing.restore(explorer, paths[3].read_bytes())
+    for name in ("model", "settings", "chosen", "steps"):
+        assert getattr(back, name) == getattr(view, name)
+    for name in ("query", "codes", "losses"):
+        np.testing.assert_array_equal(getattr(back, name), getattr(view, name))
+    assert back.pins[0] is None
+    np.testing.assert_array_equal(back.pins[1], view.pins[1])
+    code = views.shown_code(explorer, back)
+    np.testing.assert_array_equal(np.load(paths[1]), code)
+    np.testing.assert_array_equal(np.array(json.loads(paths[2].read_text()), np.float32), code)
+    shown = np.array(Image.open(paths[0]))
+    np.testing.assert_array_equal(shown, views.decode(explorer, "vae", query, code[None]).x[0, 0])
+    again = last(views.solve(explorer, back.model, back.query, back.settings))
+    np.testing.assert_array_equal(again.codes, back.codes)
+
+
+@pytest.fixture(scope="module")
+def shared_view(explorer):
+    return sharing.share(explorer, last(views.solve(explorer, "vae", explorer.queries.images[3], QUICK)))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model": "other"}, "not here; choose one of vae, nam, ae"),
+        ({"weights": "0" * 16}, "another fit called 'vae'"),
+        ({"model": "nam"}, "another fit called 'nam'"),
+        ({"codes": [[0.0]], "losses": [0.0]}, "does not fit model"),
+        ({"codes": [[1e9] * 6]}, "not a view that namap shared .codes"),
+        ({"chosen": 3}, "does not fit model"),
+        ({"query": "????"}, "query in this view cannot be read"),
+        ({"settings": {"solutions": 10**9}}, "settings.solutions"),
+        ({"more": 1}, "more"),
+        ({"pins": [[0.0] * 5, None]}, "does not fit model"),
+    ],
+)
+def test_a_view_that_does_not_fit_is_refused(explorer, shared_view, change, message):
+    with pytest.raises((DataError, UsageError), match=message):
+        sharing.restore(explorer, json.dumps(json.loads(shared_view) | change))
+
+
+@pytest.mark.parametrize("text", ["", "[" * 100_000, "x" * 3_000_000, '{"format": "namap-view"}', "\x00"])
+def test_a_file_that_is_no_view_is_refused(explorer, text):
+    with pytest.raises(DataError, match="this file"):
+        sharing.restore(explorer, text)
+
+
+# ---- zips -------------------------------------------------------------------------------------------------------
+
+
+def make_zip(files, path):
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in files.items():
+            archive.writestr(zipfile.ZipInfo(name), content, zipfile.ZIP_DEFLATED)
+    return path
+
+
+def test_a_zip_of_pictures_becomes_a_zip_of_analogies(explorer, tmp_path):
+    pictures = {f"set/{i}.png": sharing.png(image) for i, image in enumerate(explorer.queries.images[:20])}
+    sent = make_zip({**pictures, "set/": b"", "note.txt": b"hello"}, tmp_path / "in.zip")
+    output = tmp_path / "out.zip"
+    progress = list(archives.translate_archive(explorer, "vae", sent, QUICK, output))
+    assert progress == [(0, 20), (16, 20), (20, 20)]
+    domain = ImageDomain.from_array(explorer.queries.images[:20])
+    expected = explorer.models["vae"].translate(domain, 3, 2, seed=1, batch_size=16).x
+    with zipfile.ZipFile(output) as archive:
+        assert len(archive.namelist()) == 61
+        first = np.array(Image.open(io.BytesIO(archive.read("set_3_k2.png"))))
+        np.testing.assert_array_equal(first, expected[3, 2, 0])
+        assert json.loads(archive.read("skipped.jsonl"))["path"] == "note.txt"
+
+
+@pytest.mark.parametrize(
+    "name", ["../up.png", "/etc/x.png", "a/../../x.png", "..\\up.png", "C:\\x.png", "a\x1b[2J.png"]
+)
+def test_a_name_that_leads_out_of_a_zip_is_refused(tmp_path, name):
+    with pytest.raises(DataError, match="leads out of it"):
+        archives.read_archive(make_zip({"ok.png": b"", name: b""}, tmp_path / "in.zip"))
+
+
+def test_zip_bombs_are_refused(tmp_path, monkeypatch):
+    with pytest.raises(DataError, match="holds 501 files; send at most 500"):
+        archives.read_archive(make_zip({f"{i}": b"" for i in range(501)}, tmp_path / "many.zip"))
+    monkeypatch.setattr(archives, "MAX_UNPACKED", 2_000_000)  # a hundredth: as much is made here as is refused
+    zeros = make_zip({"a": bytes(1_500_000), "b": bytes(600_000)}, tmp_path / "large.zip")
+    with pytest.raises(DataError, match="unpacks to more than 2 MB"):
+        archives.read_archive(zeros)
+    lying = bytearray(make_zip({"a.png": bytes(1000)}, tmp_path / "lying.zip").read_bytes())
+    for mark, offset in ((b"PK\x03\x04", 22), (b"PK\x01\x02", 24)):
+        at = lying.index(mark) + offset
+        lying[at : at + 4] = struct.pack("<I", 10)  # says ten bytes, unpacks to a thousand
+    (tmp_path / "lying.zip").write_bytes(lying)
+    with pytest.raises(DataError, match="not a zip that can be read"):
+        archives.read_archive(tmp_path / "lying.zip")
+
+
+@pytest.mark.parametrize(("content", "message"), [(b"", "not a zip"), (b"PK\x03\x04" + bytes(40), "not a zip")])
+def test_what_is_no_zip_is_refused(tmp_path, content, message):
+    (tmp_path / "x.zip").write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        archives.read_archive(tmp_path / "x.zip")
+
+
+def test_a_zip_without_pictures_is_refused(explorer, tmp_path):
+    with pytest.raises(DataError, match=r"holds no picture; first: a\.txt"):
+        sent = make_zip({"a.txt": b"x"}, tmp_path / "in.zip")
+        list(archives.translate_archive(explorer, "vae", sent, QUICK, tmp_path / "o.zip"))
+
+
+# ---- the server ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def client(address):
+    from gradio_client import Client
+
+    # Fifty clients and the server share this process, so an answer may take longer than httpx waits by itself.
+    return Client(address, verbose=False, analytics_enabled=False, httpx_kwargs={"timeout": 100})
+
+
+def refusal(client, *values, **named) -> str:
+    """The sentence with which /translate is refused."""
+    from gradio_client.exceptions import AppError
+
+    with pytest.raises(AppError) as caught:
+        client.predict(*values, **{"api_name": "/translate", **named})
+    text = str(caught.value)
+    assert "Traceback" not in text and "\n" not in text
+    return text
+
+
+def test_fifty_requests_at_once_all_finish(explorer, client, picture):
+    from gradio_client import handle_file
+
+    jobs = [
+        client.submit(handle_file(picture), seed=i, solutions=2, refine=2, api_name="/translate") for i in range(50)
+    ]
+    answers = [job.result(timeout=120)[1] for job in jobs]
+    domain = load_domain(ImageDomain.from_array(explorer.queries.images[3:4]))
+    for seed in (0, 49):
+        expected = explorer.models["vae"].translate(domain, 2, 2, seed)
+        np.testing.assert_array_equal(np.array(answers[seed]["codes"], np.float32), expected.codes[0])
+    assert len({json.dumps(answer["codes"][1]) for answer in answers}) == 50
+
+
+def test_the_example_client_fetches_analogies(explorer, address, picture, tmp_path):
+    command = [sys.executable, str(CLIENT), address, str(picture)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=True)
+    assert [line.split(":")[0] for line in done.stdout.splitlines()] == [f"analogy{k}.png" for k in range(4)]
+    found = explorer.models["vae"].translate(ImageDomain.from_array(explorer.queries.images[3:4]), 4, 50)
+    np.testing.assert_array_equal(np.array(Image.open(tmp_path / "analogy3.png")), found.x[0, 3, 0])
+
+
+def test_post_api_translate(explorer, address, picture):
+    uploaded = httpx.post(f"{address}gradio_api/upload", files={"files": picture.open("rb")}).json()
+    file = {"path": uploaded[0], "meta": {"_type": "gradio.FileData"}}
+    answer = httpx.post(f"{address}api/translate", json={"data": [file, "nam", 2, 10, 1, 0]}, timeout=60)
+    assert answer.status_code == 200
+    images, numbers = answer.json()["data"]
+    assert len(images) == 2 and numbers["refine"] == 10 and np.array(numbers["codes"]).shape == (2, 6)
+    wrong = httpx.post(f"{address}api/translate", json={"data": [file, "vae", 99, None, 1, 0]})
+    assert wrong.status_code == 500 and "setting solutions" in wrong.json()["error"]
+    assert "less than or equal to 12" in wrong.json()["error"]
+
+
+def test_errors_are_sentences(client, tmp_path, picture):
+    from gradio_client import handle_file
+
+    assert "there is no query yet" in refusal(client, None)
+    (tmp_path / "note.png").write_text("no picture")
+    assert "this picture cannot be used: is not a png" in refusal(client, handle_file(tmp_path / "note.png"))
+    assert "setting refine" in refusal(client, handle_file(picture), refine=10**6)
+    assert "one that the page sends" in refusal(client, handle_file(picture), seed="x")
+
+
+def test_an_image_bomb_is_refused(client, tmp_path):
+    from gradio_client import handle_file
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", 9_000, 9_000, 8, 0, 0, 0, 0)
+    data = (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
+    )
+    (tmp_path / "bomb.png").write_bytes(data)
+    assert "9000x9000 is over 64 megapixels" in refusal(client, handle_file(tmp_path / "bomb.png"))
+
+
+def test_uploads_over_ten_megabytes_are_refused(address):
+    for size, code in ((10 * 1024**2 - 1, 200), (10 * 1024**2 + 1, 413), (12 * 1024**2, 413)):
+        answer = httpx.post(f"{address}gradio_api/upload", files={"files": ("a.png", bytes(size))}, timeout=60)
+        assert answer.status_code == code, answer.text
+        assert code == 200 or ("size" in answer.text or "limited to 10 MB" in answer.text)
+    unbounded = httpx.post(f"{address}gradio_api/queue/join", content=iter([b"{}"]))
+    assert unbounded.status_code == 411
+    assert httpx.post(f"{address}gradio_api/queue/join", content=bytes(11 * 1024**2)).status_code == 413
+
+
+@pytest.fixture
+def internal():
+    """A server that an attacker would like to reach through the explorer: its address, and what it was asked."""
+    asked = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.path)
+            self.send_response(200)
+            self.end_headers()
+
+        do_HEAD = do_GET
+
+        def log_message(self, *_):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}", asked
+    server.shutdown()
+
+
+def test_no_address_is_ever_fetched(address, client, internal):
+    from gradio_client import handle_file
+
+    inside, asked = internal
+    for url in (f"{inside}/a.png", "http://169.254.169.254/x", "https://huggingface.co/x.png", "file:///etc/passwd"):
+        file = {"path": url, "url": url, "meta": {"_type": "gradio.FileData"}}
+        for data in ([file, "vae", 1, 0, 1, 0], [None, "vae", 1, 0, 1, file], [None, file, [[file]], 0, 1, 0]):
+            answer = httpx.post(f"{address}api/translate", json={"data": data})
+            assert "addresses are not fetched" in answer.json()["error"]
+        for path in (f"gradio_api/file={url}", f"gradio_api/proxy={url}"):
+            assert httpx.get(address + path).status_code == 403
+    assert "addresses are not fetched" in refusal(client, handle_file(f"{inside}/b.png"))
+    assert asked == []
+
+
+def test_only_uploads_are_read(address, picture):
+    for path in (str(picture), "/etc/passwd", "../../etc/passwd", str(Path.cwd() / "README.md")):
+        file = {"path": path, "meta": {"_type": "gradio.FileData"}}
+        answer = httpx.post(f"{address}api/translate", json={"data": [file, "vae", 1, 0, 1, 0]})
+        assert "files must be uploaded first" in answer.json()["error"]
+        assert httpx.get(f"{address}gradio_api/file={path}").status_code in (403, 404)
+    for path in ("gradio_api/process_recording", "gradio_api/vibe-edit", "login"):
+        assert httpx.post(address + path, json={}).status_code == 404
+
+
+def test_a_zip_goes_through_the_server(client, explorer, tmp_path):
+    from gradio_client import handle_file
+
+    pictures = {f"{i}.png": sharing.png(image) for i, image in enumerate(explorer.queries.images[:3])}
+    sent = make_zip(pictures, tmp_path / "in.zip")
+    result = client.predict(handle_file(sent), "vae", 1, 0, 1.0, 0, api_name="/batch")
+    with zipfile.ZipFile(result) as archive:
+        assert archive.namelist() == ["0.png", "1.png", "2.png"]
+
+
+def test_the_page_names_nothing_outside(address):
+    answer = httpx.get(address)
+    assert "default-src 'self'" in answer.headers["content-security-policy"]
+    assert "fonts.googleapis" not in answer.text and httpx.get(f"{address}config").json()["analytics_enabled"] is False
+
+
+# ---- the verb -----------------------------------------------------------------------------------------------------
+
+
+def run(monkeypatch, capsys, *arguments):
+    monkeypatch.setattr(sys, "argv", ["namap", "app", *map(str, arguments)])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    return end.value.code, capsys.readouterr().err
+
+
+def test_the_verb_says_what_is_wrong(monkeypatch, capsys, saved_models, address, tmp_path):
+    place = saved_models["vae"]
+    assert run(monkeypatch, capsys, tmp_path / "none")[0] == 2
+    code, text = run(monkeypatch, capsys, place, place)
+    assert code == 2 and "the same model twice" in text
+    code, text = run(monkeypatch, capsys, place, "--port", address.rstrip("/").rpartition(":")[2])
+    assert code == 2 and "cannot listen there" in text and text.count("\n") == 1
+    assert run(monkeypatch, capsys, place, "--data", tmp_path / "none")[0] == 3
+    for module in ("namap.app.page", "namap.app.looks", "namap.app.server"):
+        monkeypatch.delitem(sys.modules, module, raising=False)
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    code, text = run(monkeypatch, capsys, place)
+    assert code == 2 and "pip install 'namap[app]'" in text
+
+
+def test_names_tell_models_apart():
+    names = views.model_names([Path("runs/a/map/final"), Path("runs/b/map"), Path("runs/c")])
+    assert names == ["a/map", "b/map", "c"]

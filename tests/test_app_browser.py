@@ -1,0 +1,109 @@
+"""The explorer in a real browser: a query is uploaded, its analogy seen, a slider moved. Needs Chromium."""
+
+import json
+import re
+import shutil
+
+import pytest
+
+from namap.app import sharing
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+if CHROMIUM is None:
+    pytest.skip("no Chromium on this machine: apt-get install chromium", allow_module_level=True)
+pytest.importorskip("gradio", reason="the explorer needs pip install 'namap[app]'")
+sync_api = pytest.importorskip("playwright.sync_api", reason="driving Chromium needs pip install playwright")
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser, address):
+    """The explorer, opened; at the end, nothing was asked of any other place."""
+    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    page.set_default_timeout(120_000)
+    asked = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(address)
+    page.wait_for_selector("#query input[type=file]", state="attached")
+    yield page
+    page.close()
+    assert [url for url in asked if not url.startswith((address, "data:", "blob:"))] == []
+
+
+@pytest.fixture
+def picture(explorer, tmp_path):
+    path = tmp_path / "query.png"
+    path.write_bytes(sharing.png(explorer.queries.images[3]))
+    return path
+
+
+def source(page, selector) -> str | None:
+    return page.get_attribute(f"{selector} img", "src")
+
+
+def status(page, text: str) -> None:
+    """Wait for a text under the analogy."""
+    sync_api.expect(page.locator("#status")).to_contain_text(re.compile(text), timeout=120_000)
+
+
+def test_a_query_is_translated_and_walked(page, picture, tmp_path):
+    page.set_input_files("#query input[type=file]", picture)
+    status(page, r"Solution 1 of 6 · loss .*(one pass|of 50 iterations)")
+    status(page, "50 of 50 iterations")
+    assert page.locator("#solutions img").count() == 6
+    sync_api.expect(page.locator("#near img")).to_have_count(14)
+    before = source(page, "#analogy")
+    slider = page.locator("#direction1 input[type=range]")
+    for _ in range(20):
+        slider.press("ArrowRight")
+    status(page, "moved")
+    sync_api.expect(page.locator("#analogy img")).not_to_have_attribute("src", before)
+    page.locator("#pinA").click()
+    page.locator("#solutions .thumbnail-item").nth(2).click()
+    status(page, "Solution 3 of 6")
+    page.locator("#pinB").click()
+    page.wait_for_selector("#strip img >> nth=8")
+    shown = source(page, "#analogy")
+    page.locator("#keep").click()
+    with page.expect_download() as download:
+        page.locator("#files a", has_text=re.compile("B")).nth(3).click()
+    download.value.save_as(tmp_path / "view.json")
+    assert json.loads((tmp_path / "view.json").read_text())["chosen"] == 2
+    page.screenshot(path=tmp_path / "page.png", full_page=True)
+
+    page.reload()
+    with page.expect_file_chooser() as chooser:
+        page.locator("#open").click()
+    chooser.value.set_files(tmp_path / "view.json")
+    status(page, "Solution 3 of 6.*as it was kept")
+    page.wait_for_selector("#strip img >> nth=8")
+    assert source(page, "#analogy") == shown and source(page, "#query")
+
+
+def test_queries_are_picked_and_models_chosen_and_compared(page):
+    page.locator("#random").click()
+    status(page, "50 of 50 iterations")
+    page.locator("#picks .thumbnail-item").nth(4).click()
+    page.wait_for_selector("#query img")
+    page.locator("#model input").click()
+    page.get_by_role("option", name="ae", exact=True).click()
+    status(page, r"Solution 1 of 1 .* ae \(ae\) · 50 of 50")
+    page.get_by_role("tab", name="Compare models").click()
+    page.locator("#compare").click()
+    page.wait_for_selector("#compared img >> nth=8")
+    sync_api.expect(page.locator("#compared")).to_contain_text("nam (nam): loss")
+
+
+def test_an_error_is_a_sentence_on_the_page(page, tmp_path):
+    (tmp_path / "note.png").write_text("no picture")
+    page.set_input_files("#query input[type=file]", tmp_path / "note.png")
+    toast = page.locator(".toast-body")
+    sync_api.expect(toast).to_contain_text("this picture cannot be used: is not a png, jpg, webp, bmp or tiff image")
+    assert "Traceback" not in page.content()
