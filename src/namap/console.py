@@ -11,7 +11,6 @@ from typing import Any, Never
 import typer
 
 from .errors import NamapError, UsageError
-from .runs import hold
 
 PLACES = ("generator", "data", "outdir")  # printed by --dry-run beside the settings; given as flags
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
@@ -52,6 +51,8 @@ def clear(outdir: Path, overwrite: bool) -> None:
         UsageError: what is there is no run of namap.
         StorageError: another process works there.
     """
+    from .runs import hold  # needs torch, which a command line that only helps or diagnoses does not
+
     if not overwrite or not outdir.exists():
         return
     ours = outdir.is_dir() and ((outdir / "run.json").is_file() or any(outdir.glob("seed*/seconds.json")))

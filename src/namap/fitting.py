@@ -6,23 +6,49 @@ loss = reconstruction(T(G(z)), y) + beta * KL(q(z|y) || N(0, I))
 from collections.abc import Iterator
 from dataclasses import asdict
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from .checkpoint import digest
 from .codes import CodeSource
 from .data import ImageDomain
-from .generators import Generator, sample
+from .errors import UsageError
+from .generators import Generator, WrappedGenerator, device_of, freeze, sample
 from .losses import Reconstruction, appearance_invariant, gram, l1, l2, nothing
-from .networks import CodeTable, EarnedMapper, PaperMapper
+from .networks import CodeTable, EarnedMapper, PaperMapper, VGGFeatures
+from .networks.vgg import Convention
 from .recipes import Recipe
-from .tensors import Codes, XImages, autocast, from_numpy, random_stream
+from .tensors import Codes, XImages, autocast, from_numpy, place, random_stream
 from .training import Batch, Update, late_decay
 
 INFORMATIVE_NATS = 0.01  # a dimension of the code with less KL than this says nothing about its query
 MIN_DIVERSITY = 0.1  # of that of the generator's samples
+
+
+def take_generator(generator: nn.Module, device: torch.device) -> Generator:
+    """G on a device, frozen, once it is known that T can follow it.
+
+    Raises:
+        UsageError: no `Generator`, images of a side that T cannot work on, or a module that stays on another device.
+    """
+    if not isinstance(generator, Generator):
+        raise UsageError(
+            f"{type(generator).__name__} is not a namap generator; use wrap_generator(module, latent_dim=…)"
+        )
+    if generator.image_size % 8 or generator.image_size < 16:
+        raise UsageError(
+            f"the generator's images have {generator.image_size} pixels a side; T needs a multiple of 8, "
+            "16 or more: pad or resize them in a module around it"
+        )
+    home = device_of(generator)
+    freeze(generator).to(device)
+    if isinstance(generator, WrappedGenerator) and home not in (None, device):
+        generator.check(device)  # what its forward makes or keeps beside its weights may not have moved
+    return generator
 
 
 def make_mapper(recipe: Recipe, x_channels: int, y_channels: int) -> nn.Module:
@@ -57,9 +83,28 @@ def make_reconstruction(recipe: Recipe, features: nn.Module | None) -> Reconstru
     return Reconstruction(pixel, features, gram if recipe.loss == "gram" else None)
 
 
+def place_reconstruction(
+    recipe: Recipe, features: nn.Module | None, vgg: tuple[Path | None, Convention], device: torch.device
+) -> Reconstruction:
+    """The loss of a recipe on a device; without a network of its own, a perceptual one takes VGG-16's `vgg` weights."""
+    if recipe.loss not in ("perceptual", "gram"):
+        features = None
+    elif features is None:
+        features = VGGFeatures(vgg[0], recipe.blocks, vgg[1])
+    return place(make_reconstruction(recipe, features), device)
+
+
 def features_digest(reconstruction: Reconstruction) -> str | None:
     """What the weights of the perceptual loss's network are; None without one."""
     return None if reconstruction.features is None else digest(reconstruction.features.state_dict())
+
+
+def draw_queries(domain: ImageDomain, recipe: Recipe) -> ImageDomain:
+    """The queries that a fit learns: all, or `queries` of them, drawn by the seed; row i of NAM's table is image i."""
+    if not recipe.queries or recipe.queries >= len(domain):
+        return domain
+    order = np.random.default_rng(recipe.seed).permutation(len(domain))
+    return domain.subset(np.sort(order[: recipe.queries]))
 
 
 class MappingTask:

@@ -19,22 +19,23 @@ from .codes import CodeSource, make_codes
 from .data import ImageDomain, load_domain
 from .data.coverage import compare_coverage, shrink
 from .errors import UsageError, warn
-from .fitting import FeatureCache, MappingTask, features_digest, make_mapper, make_optimizers, make_reconstruction
-from .generators import (
-    Generator,
-    WarpedGenerator,
-    WrappedGenerator,
-    device_of,
-    find_model,
-    freeze,
-    recall_generator,
-    sample,
+from .fitting import (
+    FeatureCache,
+    MappingTask,
+    draw_queries,
+    features_digest,
+    make_mapper,
+    make_optimizers,
+    place_reconstruction,
+    take_generator,
 )
+from .generators import Generator, WarpedGenerator, freeze, recall_generator, sample
+from .hub import local_model, push
 from .losses import Reconstruction, fit_appearance, paint
-from .networks import VGGFeatures
 from .networks.vgg import Convention
-from .recipes import Method, Recipe, default_recipe, make_recipe, saved_recipe
+from .recipes import Method, Recipe, default_recipe, make_recipe
 from .runs import occupied
+from .saving import mapping_state, read_mapping
 from .solving import optimise_codes
 from .tensors import Images, XImages, autocast, from_numpy, pick_device, pick_precision, place, random_stream, to_uint8
 from .training import Run, identity, train
@@ -75,21 +76,9 @@ class Mapping:
         precision: str = "auto",
         **settings: Any,
     ):
-        if not isinstance(generator, Generator):
-            raise UsageError(
-                f"{type(generator).__name__} is not a namap generator; use wrap_generator(module, latent_dim=…)"
-            )
-        if generator.image_size % 8 or generator.image_size < 16:
-            raise UsageError(
-                f"the generator's images have {generator.image_size} pixels a side; T needs a multiple of 8, "
-                "16 or more: pad or resize them in a module around it"
-            )
         self.device = pick_device(device)
-        self.precision = pick_precision(precision, self.device)
-        home = device_of(generator)
-        freeze(generator).to(self.device)
-        if isinstance(generator, WrappedGenerator) and home not in (None, self.device):
-            generator.check(self.device)  # what its forward makes or keeps beside its weights may not have moved
+        self.wanted, self.precision = precision, pick_precision(precision, self.device)
+        generator = take_generator(generator, self.device)
         if settings.get("method", self.method) != self.method:
             raise UsageError(f"method {settings['method']}: {type(self).__name__} is method {self.method}")
         base = make_recipe({"loss": loss})
@@ -104,6 +93,7 @@ class Mapping:
         self.fitted_features: str | None = None  # digest of the feature network of the fit
         self.vgg = (None if vgg_weights is None else Path(vgg_weights), vgg_input)
         self.channels = 0  # of Y; known after a fit
+        self.data: str | None = None  # fingerprint of the queries of the fit
         self.mapper: nn.Module = nn.Identity()
         self.codes: CodeSource | None = None
 
@@ -123,11 +113,9 @@ class Mapping:
             DivergedError: the loss became NaN and stayed so.
             UsageError: `outdir` holds another run.
         """
-        domain = self.prepare_queries(data)
         recipe = self.recipe
-        if recipe.queries and recipe.queries < len(domain):
-            order = np.random.default_rng(recipe.seed).permutation(len(domain))
-            domain = domain.subset(np.sort(order[: recipe.queries]))
+        domain = draw_queries(self.prepare_queries(data), recipe)
+        self.data = domain.fingerprint
         warning = compare_coverage(to_uint8(self.sample_x(256)).cpu().numpy(), domain.images)
         if warning:
             warn(warning)
@@ -160,6 +148,17 @@ class Mapping:
             self.mapper = make_mapper(recipe, self.generator.channels, channels)
             self.codes = make_codes(recipe, channels, self.image_size, self.latent_dim, count)
 
+    def to(self: M, device: str | torch.device) -> M:
+        """Move everything to `auto`, `cpu` or `cuda[:n]`; a precision of `auto` is chosen anew."""
+        self.device = pick_device(str(device))
+        self.precision = pick_precision(self.wanted, self.device)
+        self.generator = place(take_generator(self.generator, self.device), self.device)
+        if self.features is not None:
+            self.features = place(self.features, self.device)
+        if self.codes is not None:
+            self.place()
+        return self
+
     def place(self) -> None:
         """Move T and the source of codes to the device, channels last."""
         for module in (self.mapper, self.fitted_codes):
@@ -175,12 +174,8 @@ class Mapping:
 
     def make_reconstruction(self) -> Reconstruction:
         """The loss of the recipe, with its feature network where it has one."""
-        features = self.features
-        perceptual = self.recipe.loss in ("perceptual", "gram")
-        if perceptual and features is None:
-            weights, convention = self.vgg
-            features = self.features = VGGFeatures(weights, self.recipe.blocks, convention)
-        reconstruction = place(make_reconstruction(self.recipe, features if perceptual else None), self.device)
+        reconstruction = place_reconstruction(self.recipe, self.features, self.vgg, self.device)
+        self.features = reconstruction.features or self.features
         if self.fitted_features not in (None, features_digest(reconstruction)):
             raise UsageError("this mapping was fitted with other perceptual features; give the same --vgg-weights")
         self.fitted_features = None  # checked once
@@ -308,48 +303,45 @@ class Mapping:
 
     # ---- save and load --------------------------------------------------------------------------------------
 
+    def state(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+        """What is saved: tensors and configuration."""
+        features = features_digest(self.make_reconstruction())
+        known = {"channels": self.channels, "features": features, "data": self.data}
+        return mapping_state(self.mapper, self.fitted_codes, self.generator, self.recipe, **known)
+
     def save_pretrained(self, path: str | Path) -> None:
         """Save everything that translating needs, as safetensors and JSON, atomically."""
-        codes = self.fitted_codes
-        tensors = checkpoint.prefixed("mapper", self.mapper.state_dict())
-        tensors |= checkpoint.prefixed("codes", codes.state_dict())
-        own = self.generator.inner if isinstance(self.generator, WarpedGenerator) else self.generator
-        generator: dict[str, Any] = own.config
-        if generator["kind"] == "foreign":  # referred to, not copied
-            generator = {**generator, "weights": own.identity["weights"]}
-        else:
-            tensors |= checkpoint.prefixed("generator", own.state_dict())
-        config = {
-            "format": "namap-mapping",
-            "version": 1,
-            "recipe": asdict(self.recipe),
-            "generator": generator,
-            "channels": self.channels,
-            "features": features_digest(self.make_reconstruction()),
-        }
-        checkpoint.save_directory(Path(path), tensors, config)
+        checkpoint.save_directory(Path(path), *self.state())
+
+    def push_to_hub(self, repo_id: str, data: str | Path | ImageDomain | None = None, **options: Any) -> str:
+        """Publish this mapping with a model card: see `namap.hub.push`, which takes the options."""
+        return push(self, repo_id, data, **options)
 
     @classmethod
     def from_pretrained(
-        cls, path: str | Path, generator: Generator | str | Path | None = None, **options: Any
+        cls,
+        path: str | Path,
+        generator: Generator | str | Path | None = None,
+        *,
+        revision: str | None = None,
+        token: str | None = None,
+        **options: Any,
     ) -> "Mapping":
         """Load a saved mapping.
 
         Args:
-            path: its directory, or the output directory of `namap fit`.
+            path: its directory, or the output directory of `namap fit`, or `owner/name` on the hub.
             generator: the one of the fit, or where it is: what `load_generator` takes. Needed where the mapping was
                 fitted to a wrapped module, a hub repository, or files that have moved: they are not saved with it.
+            revision: on the hub: a branch, tag or commit.
+            token: on the hub: of a private repository; None: the one of `hf auth login`.
             **options: device, precision, features, vgg_weights, vgg_input, as in the constructor.
 
         Raises:
             UsageError: nothing there, another method than this class, or the generator is missing or another.
             StorageError: damaged files, or files of the generator that have changed since the fit.
         """
-        source = find_model(path)
-        tensors, config = checkpoint.load_directory(source)
-        if config.get("format") != "namap-mapping":
-            raise UsageError(f"{source}: holds a {config.get('format', 'foreign model')}, not a mapping")
-        recipe = saved_recipe(config, source)
+        source, tensors, config, recipe = read_mapping(local_model(path, revision, token))
         kind = METHODS[recipe.method]
         if not issubclass(kind, cls):
             raise UsageError(f"{source}: holds a {kind.__name__}, not a {cls.__name__}; load it with {kind.__name__}")
@@ -359,7 +351,7 @@ class Mapping:
         with torch.device("meta"):
             table = tensors.get("codes.table.weight", torch.empty(0))
             mapping.build(config["channels"], table.shape[0] if table.ndim == 2 else 0)
-        mapping.fitted_features = config.get("features")
+        mapping.fitted_features, mapping.data = config.get("features"), config.get("data")
         mapping.restore(tensors, source)
         return mapping
 
