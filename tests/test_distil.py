@@ -16,7 +16,7 @@ from namap.mapping import AENAM, NAM, VAENAM, Mapping
 from namap.tensors import random_stream, to_uint8
 from test_cli import call
 
-QUICK = {"images": 9_600, "width": 8, "rate": 3e-3, "batch_size": 48}
+QUICK = {"images": 4_800, "width": 8, "rate": 3e-3, "batch_size": 48}
 SMALL = {"batch_size": 64, "filters": 4, "precision": "fp32"}
 
 
@@ -32,7 +32,7 @@ def faces() -> ImageDomain:
 @pytest.fixture(scope="module")
 def nam(faces, tmp_path_factory):
     run = tmp_path_factory.mktemp("nam")
-    NAM(FaceSimulator(16), images=16_000, queries=300, seed=1, **SMALL).fit(faces, run, quiet=True)
+    NAM(FaceSimulator(16), images=8_000, queries=300, seed=1, **SMALL).fit(faces, run, quiet=True)
     return run
 
 
@@ -70,7 +70,7 @@ def test_an_interrupted_distillation_goes_on_to_the_same_weights(distilled, nam,
     student, step = NAM.from_pretrained(nam, precision="fp32"), training.Loop.step
 
     def stops(self, batch):
-        if self.state.step == 120:
+        if self.state.step == 60:
             self.save()
             raise Interrupted
         return step(self, batch)
