@@ -269,7 +269,7 @@ def namap(monkeypatch, capsys):
 def test_check_generator_says_what_fits_and_what_does_not(namap, tmp_path):
     good = save_script(spatial_module(), tmp_path / "good.pt")
     code, out, _ = namap("check-generator", good, "--json")
-    assert (code, json.loads(out)) == (0, {"latent_dim": 10, "channels": 1, "size": 16})
+    assert (code, json.loads(out)) == (0, {"latent_dim": 10, "channels": 1, "size": 16, "advice": []})
     assert namap("check-generator", good, "--latent-dim", 10, "--spatial", "--image-range", "-1,1")[0] == 0
     (tmp_path / "truncated.pt").write_bytes(good.read_bytes()[:-200])
     torch.save(spatial_module(), tmp_path / "pickle.pt")

@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .analogies import Analogies
     from .data import ImageDomain, load_domain
+    from .distilling import distil
     from .errors import NamapError
     from .exploring import explore
+    from .export import export_mapping
     from .generators import load_generator, train_generator, wrap_generator
     from .grounding import Grounding
     from .mapping import AENAM, NAM, VAENAM, WAENAM, Mapping
@@ -34,7 +36,9 @@ _HOMES = {
     "StrongMapper": "strong",
     "VAENAM": "mapping",
     "WAENAM": "mapping",
+    "distil": "distilling",
     "explore": "exploring",
+    "export_mapping": "export",
     "load_domain": "data",
     "load_generator": "generators",
     "match": "matching",
@@ -55,7 +59,9 @@ __all__ = [
     "Matches",
     "NamapError",
     "StrongMapper",
+    "distil",
     "explore",
+    "export_mapping",
     "load_domain",
     "load_generator",
     "match",

@@ -141,10 +141,21 @@ def verify(source: Path) -> None:
         raise StorageError(f"{source / MANIFEST}: damaged manifest")
     for name, expected in sums.items():
         path = source / name
-        if Path(name).name != name or path.is_symlink() or not path.is_file():
+        if Path(name).name != name or not _plain(path):
             raise StorageError(f"{path}: missing, or not a plain file of this directory")
         if file_sha256(path) != expected:
             raise StorageError(f"{path}: damaged (its sha256 is not the manifest's); restore it or train again")
+
+
+def _plain(path: Path) -> bool:
+    """Whether this is a file of its directory, or, in a snapshot of the hub's cache, of the blobs beside it."""
+    if not path.is_symlink():
+        return path.is_file()
+    snapshots = path.parent.parent
+    target = path.resolve()
+    return (
+        snapshots.name == "snapshots" and target.parent == (snapshots.parent / "blobs").resolve() and target.is_file()
+    )
 
 
 def write_json(path: Path, value: Any) -> None:

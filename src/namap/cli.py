@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from . import cli_app, cli_generators, cli_solutions
+from . import cli_app, cli_generators, cli_handing, cli_solutions
 from .cli_bench import bench
 from .cli_match import match
 from .console import clear, end, keep_freed_memory, parse_range, parse_seeds, read_settings, say
@@ -57,6 +57,11 @@ app.command(epilog=ground_example)(cli_solutions.ground)
 app.command(epilog=example("namap match photos/ sketches/ --outdir out"))(match)
 app.command(epilog=example("namap bench speed"))(bench)
 app.command("app", epilog=example("namap app runs/map --data sketches/ --x photos/"))(cli_app.serve)
+app.command(epilog=example("namap push runs/map alice/sketches2photos --license cc-by-4.0"))(cli_handing.push)
+app.command(epilog=example("namap export runs/map --format onnx -o map.onnx"))(cli_handing.export)
+distil_example = example("namap distil runs/nam --data sketches/ --outdir runs/fast")
+app.command(epilog=distil_example)(cli_handing.distil)
+app.command(epilog=example("namap doctor"))(cli_handing.doctor)
 
 
 @app.command(epilog=example("namap fit --generator runs/g --data sketches/ --outdir runs/map"))
@@ -261,11 +266,18 @@ def check_data(
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Read a data source and say what is in it, and what could not be read."""
+    """Read a data source: what is in it, what is wrong with it, and how to mend that."""
     from .data import load_domain
     from .data.coverage import measure_coverage
+    from .data.inspection import inspect_domain
 
-    domain = load_domain(src, size, quiet=quiet)
+    try:
+        domain = load_domain(src, size, quiet=quiet)
+    except DataError as error:
+        for path, reason in error.skipped:
+            typer.echo(f"unreadable {path}: {reason}", err=as_json)
+        raise
+    advice = inspect_domain(domain)
     extent, cover, _ = measure_coverage(domain.images[:512])
     classes = None if domain.labels is None else sorted(set(domain.labels.tolist()))
     say(
@@ -278,6 +290,7 @@ def check_data(
             "coverage": cover,
             "skipped": domain.skipped,
             "fingerprint": domain.fingerprint,
+            "advice": [a._asdict() for a in advice],
         },
         as_json,
         "\n".join(
@@ -286,6 +299,8 @@ def check_data(
                 f"labels: {'none' if classes is None else classes}",
                 f"content: extent {extent:.2f} of the side, covers {cover:.0%} of an image",
                 *(f"skipped {path}: {reason}" for path, reason in domain.skipped),
+                *(f"! {what}\n  → {remedy}" for what, remedy in advice),
+                "" if advice else "nothing to mend",
             ]
         ),
     )

@@ -119,15 +119,24 @@ def check_generator(
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Try a generator: latent size, shape, range, differentiability, independence of the batch."""
-    from .generators import check_generator, load_generator
+    """Try a generator: latent size, shape, range, gradient, noise; and how to mend what is wrong."""
+    from .generators import check_generator, inspect_generator, load_generator
 
     span = parse_range(image_range)
     options = {"latent_dim": latent_dim, "image_range": span, "spatial": spatial, "stage": stage}
     generator = load_generator(spec, trust_pickle=trust_pickle, **options)
     channels, size = check_generator(generator, generator.latent_dim)
+    advice = inspect_generator(generator)
+    lines = [f"! {what}\n  → {remedy}" for what, remedy in advice]
     say(
-        {"latent_dim": generator.latent_dim, "channels": channels, "size": size},
+        {
+            "latent_dim": generator.latent_dim,
+            "channels": channels,
+            "size": size,
+            "advice": [a._asdict() for a in advice],
+        },
         as_json,
-        f"sound: codes of {generator.latent_dim} to {channels}x{size}x{size} in [-1, 1], differentiable",
+        "\n".join(
+            [f"sound: codes of {generator.latent_dim} to {channels}x{size}x{size} in [-1, 1], differentiable", *lines]
+        ),
     )

@@ -51,9 +51,10 @@ def clear(outdir: Path, overwrite: bool) -> None:
         UsageError: what is there is no run of namap.
         StorageError: another process works there.
     """
+    from .runs import hold  # needs torch, which a command line that only helps or diagnoses does not
+
     if not overwrite or not outdir.exists():
         return
-    from .runs import hold  # torch behind it takes a second, in which a shell would wait for a completion
 
     ours = outdir.is_dir() and ((outdir / "run.json").is_file() or any(outdir.glob("seed*/seconds.json")))
     if not ours and not (outdir.is_dir() and not any(outdir.iterdir())):

@@ -1,6 +1,7 @@
 """Every error that namap raises on purpose, and its warnings: one line that names the thing and the remedy."""
 
 import sys
+from typing import NamedTuple
 
 from tqdm import tqdm
 
@@ -18,9 +19,13 @@ class UsageError(NamapError):
 
 
 class DataError(NamapError):
-    """Images that are missing, empty or unreadable."""
+    """Images that are missing, empty or unreadable; `skipped` holds (path, reason) of each where they are many."""
 
     exit_code = 3
+
+    def __init__(self, message: str, skipped: list[tuple[str, str]] | None = None):
+        super().__init__(message)
+        self.skipped = skipped or []
 
 
 class DivergedError(NamapError):
@@ -41,6 +46,13 @@ class Interrupted(NamapError):
     def __init__(self, message: str = "interrupted; run the same command again", exit_code: int = 130):
         super().__init__(message)
         self.exit_code = exit_code
+
+
+class Advice(NamedTuple):
+    """Something that is not as it should be, though it can be used, and what to do about it."""
+
+    what: str
+    remedy: str
 
 
 def warn(text: str) -> None:

@@ -6,8 +6,10 @@ loss = reconstruction(T(G(z)), y) + beta * KL(q(z|y) || N(0, I))
 from collections.abc import Iterator
 from dataclasses import asdict
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -27,9 +29,10 @@ from .losses import (
     paint,
     share_of_copies,
 )
-from .networks import CodeTable, EarnedMapper, PaperMapper
+from .networks import CodeTable, EarnedMapper, PaperMapper, VGGFeatures
+from .networks.vgg import Convention
 from .recipes import Recipe
-from .tensors import Codes, XImages, autocast, from_numpy, random_stream
+from .tensors import Codes, Images, XImages, autocast, from_numpy, place, random_stream
 from .training import Batch, Update, late_decay
 
 INFORMATIVE_NATS = 0.01  # a dimension of the code with less KL than this says nothing about its query
@@ -93,9 +96,28 @@ def make_reconstruction(recipe: Recipe, features: nn.Module | None) -> Reconstru
     return Reconstruction(pixel, features, gram if recipe.loss == "gram" else None)
 
 
+def place_reconstruction(
+    recipe: Recipe, features: nn.Module | None, vgg: tuple[Path | None, Convention], device: torch.device
+) -> Reconstruction:
+    """The loss of a recipe on a device; without a network of its own, a perceptual one takes VGG-16's `vgg` weights."""
+    if recipe.loss not in ("perceptual", "gram"):
+        features = None
+    elif features is None:
+        features = VGGFeatures(vgg[0], recipe.blocks, vgg[1])
+    return place(make_reconstruction(recipe, features), device)
+
+
 def features_digest(reconstruction: Reconstruction) -> str | None:
     """What the weights of the perceptual loss's network are; None without one."""
     return None if reconstruction.features is None else digest(reconstruction.features.state_dict())
+
+
+def draw_queries(domain: ImageDomain, recipe: Recipe) -> ImageDomain:
+    """The queries that a fit learns: all, or `queries` of them, drawn by the seed; row i of NAM's table is image i."""
+    if not recipe.queries or recipe.queries >= len(domain):
+        return domain
+    order = np.random.default_rng(recipe.seed).permutation(len(domain))
+    return domain.subset(np.sort(order[: recipe.queries]))
 
 
 class MappingTask:
@@ -113,9 +135,7 @@ class MappingTask:
         self.reconstruction, self.targets, self.recipe = targets.reconstruction, targets, recipe
         self.modules: dict[str, nn.Module] = {"mapper": mapper, "codes": codes}
         self.optimizers = make_optimizers(mapper, codes, recipe)
-        with torch.no_grad():
-            samples = sample(generator, 64, random_stream(0, device=next(mapper.parameters()).device))
-        self.prior_diversity = samples.std(0).mean().item()
+        self.prior_diversity = prior_diversity(generator)
         self.config: dict[str, Any] = {
             "recipe": asdict(recipe),
             "generator": generator.identity,
@@ -152,23 +172,44 @@ class MappingTask:
         return ""
 
     def pictures(self) -> list[Tensor]:
-        """Queries from all over their set, the analogies of this moment, and T(G(z))."""
-        domain, device = self.targets.domain, next(self.mapper.parameters()).device
-        index = torch.linspace(0, len(domain) - 1, min(SHOWN, len(domain))).long()
-        y = from_numpy(domain.images[index.numpy()], device)
-        codes = self.codes
-        z = (
-            codes.rows(index.to(device))
-            if isinstance(codes, CodeTable)
-            else codes.starts(y, 1, random_stream(0, device=device))[:, 0]
-        )
-        t = self.mapper(self.generator(z)).float()
-        if self.recipe.loss == "appearance":
-            t = paint(t, *fit_appearance(t, y))
-        return [y, self.generator.picture(z), t]
+        """Queries, their analogies of this moment, and T(G(z))."""
+        return show_fit(self.targets.domain, self.codes, self.generator, self.mapper, self.recipe)
 
     def after_step(self, step: int) -> None:
         """Nothing follows a step."""
+
+
+def show_fit(
+    domain: ImageDomain, codes: CodeSource, generator: Generator, mapper: nn.Module, recipe: Recipe
+) -> list[Tensor]:
+    """Queries from all over their set, their analogies, and T(G(z)), in the colours of the query where T has none."""
+    device = next(mapper.parameters()).device
+    index = torch.linspace(0, len(domain) - 1, min(SHOWN, len(domain))).long()
+    y = from_numpy(domain.images[index.numpy()], device)
+    z = (
+        codes.rows(index.to(device))
+        if isinstance(codes, CodeTable)
+        else codes.starts(y, 1, random_stream(0, device=device))[:, 0]
+    )
+    t = mapper(generator(z)).float()
+    if recipe.loss == "appearance":
+        t = paint(t, *fit_appearance(t, y))
+    return [y, generator.picture(z), t]
+
+
+def map_x(mapper: nn.Module, x: XImages, channels: int, recipe: Recipe, like: Images | None = None) -> Images:
+    """T(x) as an image of Y, `[b channels h w]` in [-1, 1]; a T without colours takes those of `like`, or of x."""
+    t = mapper(x).float()
+    if recipe.loss == "appearance":
+        t = paint(t, *fit_appearance(t, x.float().mean(1, keepdim=True) if like is None else like))
+    return t.expand(-1, channels, -1, -1).clamp(-1, 1)
+
+
+@torch.no_grad()
+def prior_diversity(generator: Generator) -> float:
+    """How much samples of the generator differ: their deviation per pixel."""
+    device = next(generator.parameters()).device
+    return sample(generator, 64, random_stream(0, device=device)).std(0).mean().item()
 
 
 def health(z: Codes, kl: Codes, x: XImages, near: float) -> dict[str, Tensor]:

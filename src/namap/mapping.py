@@ -5,7 +5,7 @@ loss = reconstruction(T(G(z)), y) + beta * KL(q(z|y) || N(0, I))
 
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -19,21 +19,23 @@ from .codes import CodeSource, make_codes
 from .data import ImageDomain, load_domain
 from .data.coverage import compare_coverage, shrink
 from .errors import UsageError, warn
-from .fitting import FeatureCache, MappingTask, features_digest, make_mapper, make_reconstruction, take_generator
-from .generators import (
-    Generator,
-    WarpedGenerator,
-    find_model,
-    freeze,
-    recall_generator,
-    remember_generator,
-    sample,
+from .fitting import (
+    FeatureCache,
+    MappingTask,
+    draw_queries,
+    features_digest,
+    make_mapper,
+    map_x,
+    place_reconstruction,
+    take_generator,
 )
-from .losses import Reconstruction, fit_appearance, paint
-from .networks import VGGFeatures
+from .generators import Generator, WarpedGenerator, freeze, recall_generator, remember_generator, sample
+from .hub import local_model, push
+from .losses import Reconstruction
 from .networks.vgg import Convention
-from .recipes import Method, Recipe, default_recipe, make_recipe, saved_recipe
+from .recipes import Method, Recipe, default_recipe, make_recipe
 from .runs import occupied
+from .saving import mapping_state, read_mapping
 from .solving import optimise_codes
 from .tensors import (
     Images,
@@ -48,8 +50,6 @@ from .tensors import (
     to_uint8,
 )
 from .training import Run, identity, train
-
-M = TypeVar("M", bound="Mapping")
 
 
 class Mapping:
@@ -89,7 +89,7 @@ class Mapping:
         **settings: Any,
     ):
         self.device = pick_device(device)
-        self.precision = pick_precision(precision, self.device)
+        self.wanted, self.precision = precision, pick_precision(precision, self.device)
         generator = take_generator(generator, self.device)
         if settings.get("method", self.method) != self.method:
             raise UsageError(f"method {settings['method']}: {type(self).__name__} is method {self.method}")
@@ -105,12 +105,11 @@ class Mapping:
         self.fitted_features: str | None = None  # digest of the feature network of the fit
         self.vgg = (None if vgg_weights is None else Path(vgg_weights), vgg_input)
         self.channels = 0  # of Y; known after a fit
+        self.data: str | None = None  # fingerprint of the queries of the fit
         self.mapper: nn.Module = nn.Identity()
         self.codes: CodeSource | None = None
 
-    # ---- fit ------------------------------------------------------------------------------------------------
-
-    def fit(self: M, data: str | Path | ImageDomain, outdir: str | Path | None = None, quiet: bool = False) -> M:
+    def fit(self, data: str | Path | ImageDomain, outdir: str | Path | None = None, quiet: bool = False) -> Self:
         """Learn T and the codes (or E) from queries alone; returns the mapping itself.
 
         Args:
@@ -124,11 +123,9 @@ class Mapping:
             DivergedError: the loss became NaN and stayed so.
             UsageError: `outdir` holds another run.
         """
-        domain = self.prepare_queries(data)
         recipe = self.recipe
-        if recipe.queries and recipe.queries < len(domain):
-            order = np.random.default_rng(recipe.seed).permutation(len(domain))
-            domain = domain.subset(np.sort(order[: recipe.queries]))
+        domain = draw_queries(self.prepare_queries(data), recipe)
+        self.data = domain.fingerprint
         warning = compare_coverage(to_uint8(self.sample_x(256)).cpu().numpy(), domain.images)
         if warning:
             warn(warning)
@@ -161,6 +158,17 @@ class Mapping:
             self.mapper = make_mapper(recipe, self.generator.channels, channels)
             self.codes = make_codes(recipe, channels, self.image_size, self.latent_dim, count)
 
+    def to(self, device: str | torch.device) -> Self:
+        """Move everything to `auto`, `cpu` or `cuda[:n]`; a precision of `auto` is chosen anew."""
+        self.device = pick_device(str(device))
+        self.precision = pick_precision(self.wanted, self.device)
+        self.generator = place(take_generator(self.generator, self.device), self.device)
+        if self.features is not None:
+            self.features = place(self.features, self.device)
+        if self.codes is not None:
+            self.place()
+        return self
+
     def place(self) -> None:
         """Move T and the source of codes to the device, channels last."""
         for module in (self.mapper, self.fitted_codes):
@@ -174,12 +182,8 @@ class Mapping:
 
     def make_reconstruction(self) -> Reconstruction:
         """The loss of the recipe, with its feature network where it has one."""
-        features = self.features
-        perceptual = self.recipe.loss in ("perceptual", "gram")
-        if perceptual and features is None:
-            weights, convention = self.vgg
-            features = self.features = VGGFeatures(weights, self.recipe.blocks, convention)
-        reconstruction = place(make_reconstruction(self.recipe, features if perceptual else None), self.device)
+        reconstruction = place_reconstruction(self.recipe, self.features, self.vgg, self.device)
+        self.features = reconstruction.features or self.features
         if self.fitted_features not in (None, features_digest(reconstruction)):
             raise UsageError("this mapping was fitted with other perceptual features; give the same --vgg-weights")
         self.fitted_features = None  # checked once
@@ -189,8 +193,6 @@ class Mapping:
         """Inference mode: T and the codes are fixed, and an answer never depends on its batch-mates."""
         for module in (self.mapper, self.fitted_codes):
             freeze(module)
-
-    # ---- use ------------------------------------------------------------------------------------------------
 
     def translate(
         self,
@@ -266,12 +268,9 @@ class Mapping:
         Returns:
             `[b c h w]` in [-1, 1].
         """
+        like = None if like is None else like.to(self.device)
         with autocast(self.device, self.precision):
-            t = self.mapper(x.to(self.device)).float()
-        if self.recipe.loss == "appearance":
-            colours = x.mean(1, keepdim=True) if like is None else like
-            t = paint(t, *fit_appearance(t, colours.to(self.device)))
-        return t.expand(-1, self.channels, -1, -1).clamp(-1, 1)
+            return map_x(self.mapper, x.to(self.device), self.channels, self.recipe, like)
 
     def prepare_queries(self, data: str | Path | ImageDomain) -> ImageDomain:
         """Queries at the generator's size, with Y's channels once these are known."""
@@ -305,7 +304,11 @@ class Mapping:
             raise UsageError("this mapping is not fitted; call fit() or from_pretrained()")
         return self.codes
 
-    # ---- save and load --------------------------------------------------------------------------------------
+    def state(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+        """What is saved: tensors and configuration."""
+        features = features_digest(self.make_reconstruction())
+        known = {"channels": self.channels, "features": features, "data": self.data}
+        return mapping_state(self.mapper, self.fitted_codes, self.generator, self.recipe, **known)
 
     def save_pretrained(self, path: str | Path) -> None:
         """Save everything that translating needs, as safetensors and JSON, atomically.
@@ -314,20 +317,11 @@ class Mapping:
             StorageError: `path` cannot be written, or is full.
             UsageError: not fitted yet.
         """
-        codes = self.fitted_codes
-        tensors = checkpoint.prefixed("mapper", self.mapper.state_dict())
-        tensors |= checkpoint.prefixed("codes", codes.state_dict())
-        generator, weights = remember_generator(self.generator)
-        tensors |= checkpoint.prefixed("generator", weights)
-        config = {
-            "format": "namap-mapping",
-            "version": 1,
-            "recipe": asdict(self.recipe),
-            "generator": generator,
-            "channels": self.channels,
-            "features": features_digest(self.make_reconstruction()),
-        }
-        checkpoint.save_directory(Path(path), tensors, config)
+        checkpoint.save_directory(Path(path), *self.state())
+
+    def push_to_hub(self, repo_id: str, data: str | Path | ImageDomain | None = None, **options: Any) -> str:
+        """Publish this mapping with a model card: see `namap.hub.push`, which takes the options."""
+        return push(self, repo_id, data, **options)
 
     @classmethod
     def from_pretrained(
@@ -335,26 +329,27 @@ class Mapping:
         path: str | Path,
         generator: Generator | str | Path | None = None,
         trust_pickle: bool = False,
+        *,
+        revision: str | None = None,
+        token: str | None = None,
         **options: Any,
     ) -> "Mapping":
         """Load a saved mapping.
 
         Args:
-            path: its directory, or the output directory of `namap fit`.
+            path: its directory, or the output directory of `namap fit`, or `owner/name` on the hub.
             generator: the one of the fit, or where it is: what `load_generator` takes. Needed where the mapping was
                 fitted to a wrapped module, a hub repository, a pickle, or files that have moved.
             trust_pickle: load that generator even where it is a pickle, which runs whatever code it holds.
+            revision: on the hub: a branch, tag or commit.
+            token: on the hub: of a private repository; None: the one of `hf auth login`.
             **options: device, precision, features, vgg_weights, vgg_input, as in the constructor.
 
         Raises:
             UsageError: nothing there, another method than this class, or the generator is missing or another.
             StorageError: damaged files, or files of the generator that have changed since the fit.
         """
-        source = find_model(path)
-        tensors, config = checkpoint.load_directory(source)
-        if config.get("format") != "namap-mapping":
-            raise UsageError(f"{source}: holds a {config.get('format', 'foreign model')}, not a mapping")
-        recipe = saved_recipe(config, source)
+        source, tensors, config, recipe = read_mapping(local_model(path, revision, token))
         kind = METHODS[recipe.method]
         if not issubclass(kind, cls):
             raise UsageError(f"{source}: holds a {kind.__name__}, not a {cls.__name__}; load it with {kind.__name__}")
@@ -364,7 +359,7 @@ class Mapping:
         with torch.device("meta"):
             table = tensors.get("codes.table.weight", torch.empty(0))
             mapping.build(config["channels"], table.shape[0] if table.ndim == 2 else 0)
-        mapping.fitted_features = config.get("features")
+        mapping.fitted_features, mapping.data = config.get("features"), config.get("data")
         mapping.restore(tensors, source)
         return mapping
 
@@ -389,15 +384,7 @@ class AENAM(Mapping):
 
 
 class VAENAM(Mapping):
-    """A stochastic encoder q(z|y) = N(mu, sigma^2) (VAE-NAM, NeurIPS 2018, Eq. 3-5).
-
-    Examples:
-        >>> from namap import train_generator
-        >>> G = train_generator("embedded:typeset/test", images=640, width=8, quiet=True)
-        >>> mapping = VAENAM(G, images=640).fit("embedded:handwriting/test", quiet=True)
-        >>> mapping.translate("embedded:handwriting/test", solutions=4).x.shape
-        (500, 4, 1, 32, 32)
-    """
+    """A stochastic encoder q(z|y) = N(mu, sigma^2) (VAE-NAM, NeurIPS 2018, Eq. 3-5)."""
 
     method = "vae"
 

@@ -17,20 +17,16 @@ temperature x (-entropy of M): the barrier. It falls, and M goes to 0/1. The pri
 it than there are per x (the multiplier of sum_i M_ij <= capacity): pairs exist, so an x answers one query.
 """
 
-import csv
-import io
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
-from pydantic import Field
-from pydantic.dataclasses import dataclass as checked
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -40,6 +36,7 @@ from .data import ImageDomain, load_domain
 from .descriptors import Descriptor, describe_pair
 from .errors import DataError
 from .generators.base import freeze
+from .matches import Matches, Recipe, labels, write_csv
 from .networks import VGGFeatures
 from .networks.vgg import Convention
 from .runs import occupied
@@ -49,73 +46,6 @@ from .tensors import from_numpy, pick_device, pick_precision, to_uint8
 BLOCKS = 4  # of VGG in a descriptor
 RANKED = 10  # candidates kept in order for each query
 LEVEL = 1.0  # an extra coordinate that centring took away; with it the free rows of Eq. 2 keep the brightness
-
-
-@checked(frozen=True)
-class Recipe:
-    """How two sets are matched.
-
-    Attributes:
-        loss: `pixel` (colours and edges) or `perceptual` (these and VGG-16).
-        inexact: Eq. 2 in place of Eq. 1.
-        seed: of the random projection that finds the principal directions.
-        rank: dimensions of a descriptor after the principal directions.
-        whitening: 0 leaves their variances, 1 makes them equal.
-        rounds: turns of T and the weights.
-        warm: temperature of the first round of Eq. 1, in units of a cosine.
-        cold: of the last.
-        price_steps: updates of the prices in a round.
-        reuse: whether an x may answer any number of queries; then all prices are zero.
-        ridge: of T towards the identity, in units of the mean square of a coordinate.
-        prior: of alpha towards zero, in the same units.
-    """
-
-    loss: Literal["pixel", "perceptual"] = "pixel"
-    inexact: bool = False
-    seed: int = Field(default=0, ge=0)
-    rank: int = Field(default=512, ge=1)
-    whitening: float = Field(default=0.5, ge=0, le=1)
-    rounds: int = Field(default=20, ge=1)
-    warm: float = Field(default=0.05, gt=0)
-    cold: float = Field(default=0.005, gt=0)
-    price_steps: int = Field(default=30, ge=0)
-    reuse: bool = False
-    ridge: float = Field(default=3.0, gt=0)
-    prior: float = Field(default=1.0, gt=0)
-
-
-@dataclass(frozen=True)
-class Matches:
-    """What was found for n queries among m images of X.
-
-    Attributes:
-        weights: M `[n m]` (rows sum to 1), or alpha with `inexact` (rows are free).
-        ranking: the x of the largest weights of each query, best first, `[n r]` with r = min(10, m).
-        losses: ||T(sum_j W_ij phi(x_j)) - phi(y_i)||^2 of each query, `[n]`; 0 to 4.
-        mapper: T, `[k k]`, applied from the right to descriptors of k numbers.
-        recipe: the settings.
-        log: one row a round: temperature, mean loss, mean of the largest weight.
-    """
-
-    weights: Float[np.ndarray, "n m"]
-    ranking: Int[np.ndarray, "n r"]
-    losses: Float[np.ndarray, " n"]
-    mapper: Float[np.ndarray, "k k"]
-    recipe: Recipe
-    log: list[dict[str, float]]
-
-    def summary(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-        n, m = self.weights.shape
-        return {
-            "queries": n,
-            "candidates": m,
-            "loss": float(self.losses.mean()),
-            "mean_weight": float(np.take_along_axis(self.weights, self.ranking[:, :1], 1).mean()),
-            "distinct": int(np.unique(self.ranking[:, 0]).size),
-            "recipe": asdict(self.recipe),  # pyright: ignore[reportArgumentType]
-            "log": self.log,
-        }
 
 
 def match(
@@ -388,19 +318,3 @@ def run_matching(
         tensors = {"mapper": torch.from_numpy(found.mapper), "ranking": torch.from_numpy(found.ranking)}
         checkpoint.save_directory(home / "final", tensors, {"format": "namap-matching", "metrics": metrics})
     return metrics
-
-
-def labels(domain: ImageDomain) -> list[str]:
-    """What the images are called in `matches.csv`: files of a folder, else positions."""
-    return domain.files or [str(i) for i in range(len(domain))]
-
-
-def write_csv(found: Matches, of_x: list[str], of_y: list[str], path: Path) -> None:
-    """`query,match,weight,runner_up`, a row a query; with a single x there is no runner-up."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["query", "match", "weight", "runner_up"])
-    for query, weights, (best, *others) in zip(of_y, found.weights, found.ranking.tolist(), strict=True):
-        writer.writerow([query, of_x[best], f"{weights[best]:.6g}", of_x[others[0]] if others else ""])
-    with checkpoint.atomic_file(path) as file:
-        file.write(text.getvalue().encode())

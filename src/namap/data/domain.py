@@ -218,7 +218,8 @@ def _load_folder(folder: Path, size: int, channels: int | None, quiet: bool) -> 
     skipped = [(str(p), r) for p, r in zip(paths, results, strict=True) if isinstance(r, str)]
     if len(skipped) > MAX_UNREADABLE * len(paths):
         path, reason = skipped[0]
-        raise DataError(f"{folder}: {len(skipped)} of {len(paths)} images cannot be read, first {path}: {reason}")
+        problem = f"{len(skipped)} of {len(paths)} images cannot be read, first {path}: {reason}"
+        raise DataError(f"{folder}: {problem}; re-save or delete them, `namap check-data` lists them all", skipped)
     kept = [(p, r) for p, r in zip(paths, results, strict=True) if not isinstance(r, str)]
     images = np.stack([r for _, r in kept])
     if channels is None and (images == images[:, :1]).all():

@@ -61,7 +61,7 @@ class WrappedGenerator(Generator):
 
     def raw(self, z: Codes) -> Any:
         """What the module returns, in its own range; of several images the one that `stage` picks."""
-        images = self.module(z.view(len(z), *self.code_shape))
+        images = self.module(z.view(z.shape[0], *self.code_shape))
         if self.stage is None or not isinstance(images, (list, tuple)):
             return images
         if not -len(images) <= self.stage < len(images):

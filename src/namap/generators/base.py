@@ -72,7 +72,7 @@ def check_generator(
     """Try a generator before it is used; return its (channels, image size).
 
     Checks the latent size, that one tensor of shape `[b c s s]` comes back, that its values span `image_range`,
-    that gradients reach the code, and that a sample does not depend on its batch.
+    that gradients reach the code, and that a sample depends on its code alone: no noise, no batch.
 
     Raises:
         UsageError: one line: what was expected and what was found.
@@ -99,9 +99,21 @@ def check_generator(
     if not images.requires_grad:
         raise UsageError("generator: no gradient reaches the code; remove torch.no_grad() or detach() from its forward")
     _check_values(images.detach().float(), image_range)
+    (slope,) = torch.autograd.grad(images.float().square().sum(), z, allow_unused=True)
+    if slope is None or not slope.abs().max() > 0:
+        raise UsageError(
+            "generator: the gradient of its images by the code is zero; look for a rounding, a detach() or a saturated "
+            "last layer in its forward"
+        )
     with torch.no_grad():
-        alone = module(z[:1]).float()
-    gap = (alone - images[:1].float()).abs().max().item() / (image_range[1] - image_range[0])
+        alone, again = (module(z[:1]).float() for _ in range(2))
+    span = image_range[1] - image_range[0]
+    if (gap := (alone - again).abs().max().item() / span) > 0.02:
+        raise UsageError(
+            f"generator: gives another image for the same code (by {gap:.0%} of the range): it draws noise of its own; "
+            "make that a constant, or a part of the code"
+        )
+    gap = (alone - images[:1].float()).abs().max().item() / span
     if gap > 0.02:
         raise UsageError(f"generator: an image changes with its batch (by {gap:.0%} of the range); use eval mode")
     return shape[1], shape[2]
@@ -111,7 +123,12 @@ def _check_values(images: Float[Tensor, "b c h w"], image_range: tuple[float, fl
     low, high = image_range
     least, most = images.min().item(), images.max().item()
     if not torch.isfinite(images).all():
-        raise UsageError("generator: its images hold NaN or infinity")
+        raise UsageError("generator: its images hold NaN or infinity; load its weights again, or run it in fp32")
+    if len(images) > 1 and images.std(0).max() < 1e-3 * (high - low):
+        raise UsageError(
+            f"generator: every code gives the same image, values in [{least:.2f}, {most:.2f}]; it is untrained or has "
+            "collapsed: look at its samples, load its weights, or train it longer"
+        )
     slack = 0.02 * (high - low)
     if least < low - slack or most > high + slack:
         found = f"[{least:.2f}, {most:.2f}]"
@@ -120,7 +137,8 @@ def _check_values(images: Float[Tensor, "b c h w"], image_range: tuple[float, fl
         )
     if (most - least) < 0.1 * (high - low):
         raise UsageError(
-            f"generator: all values lie in [{least:.2f}, {most:.2f}], a tenth of the range; set image_range"
+            f"generator: all values lie in [{least:.2f}, {most:.2f}], a tenth of the range; set image_range, "
+            "or train it: before training a generator is grey"
         )
     if low < 0 <= least:
         raise UsageError(

@@ -36,7 +36,7 @@ class LatentDecoder(nn.Module):
 
     def forward(self, z: Codes) -> Images:
         """Decode codes as the model's own pipeline decodes latents."""
-        latents = z.view(len(z), *self.shape) / self.scale + self.shift
+        latents = z.view(z.shape[0], *self.shape) / self.scale + self.shift
         return self.model.decode(latents).sample.clamp(-1, 1)
 
 
@@ -61,8 +61,8 @@ class ConsistencyStep(nn.Module):
 
     def forward(self, z: Codes) -> Images:
         """c_skip x + c_out F(x / scale, t)."""
-        x = self.sigma * z.view(len(z), *self.shape)
-        t = torch.full((len(z),), self.time, device=z.device)
+        x = self.sigma * z.view(z.shape[0], *self.shape)
+        t = torch.full((z.shape[0],), self.time, device=z.device)
         return (self.c_skip * x + self.c_out * self.unet(x / self.scale, t).sample).clamp(-1, 1)
 
 

@@ -49,7 +49,7 @@ class DCGAN(Generator):
 
     def forward(self, z: Codes) -> Images:
         """Map codes to images in [-1, 1]."""
-        return self.layers(self.stem(z).view(len(z), -1, 4, 4))
+        return self.layers(self.stem(z).view(z.shape[0], -1, 4, 4))  # len() would fix the batch of an export
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,214 @@
+"""The model card of a mapping: what it does, of which data, how well, under which licence, how to use it."""
+
+import re
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, ClassVar, Protocol, runtime_checkable
+
+import jinja2
+import numpy as np
+import torch
+import yaml
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms.v2 import functional as transforms
+from torchvision.utils import make_grid
+
+from . import checkpoint
+from .analogies import Analogies
+from .data import ImageDomain
+from .data.images import to_picture
+from .errors import UsageError
+from .generators import Generator, WarpedGenerator
+from .recipes import Recipe
+from .runs import read_log
+from .tensors import Images, XImages, from_numpy, to_uint8
+
+PICTURE = "analogies.png"
+COLUMNS = 12
+TILE = 64  # pixels of one image in the picture, at least
+JUDGED = 512  # queries whose mean loss is given
+EVALUATIONS = ("evaluation.json", "metrics.json")
+COUNTED = {  # of the last row of a run's log
+    "images": "training images seen",
+    "reconstruction": "reconstruction loss, training",
+    "kl": "KL to the prior, nats",
+    "informative_dimensions": "informative dimensions of the code",
+    "seconds": "seconds of training",
+}
+
+
+@runtime_checkable
+class Fitted(Protocol):
+    """What a card needs of a fitted mapping."""
+
+    method: ClassVar[Any]
+    recipe: Recipe
+    generator: Generator
+    channels: int
+    data: str | None
+    device: torch.device
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Tensors and configuration."""
+        ...
+
+    def translate(self, data: Any) -> Analogies:
+        """Analogies of queries."""
+        ...
+
+    def map_forward(self, x: XImages, like: Images | None = None) -> Images:
+        """T."""
+        ...
+
+    def sample_x(self, count: int) -> Images:
+        """Samples of G."""
+        ...
+
+    def prepare_queries(self, data: Any) -> ImageDomain:
+        """Queries at the generator's size."""
+        ...
+
+
+def write_card(
+    mapping: Fitted,
+    folder: Path,
+    repo_id: str,
+    data: Any = None,
+    *,
+    license: str = "unknown",
+    x: str = "the generator's domain",
+    y: str = "the queries' domain",
+    run: Path | None = None,
+) -> None:
+    """Write `README.md` and its picture.
+
+    Args:
+        mapping: fitted.
+        folder: where to.
+        repo_id: `owner/name`.
+        data: queries to show and to measure on; None: samples of G are shown, nothing is measured.
+        license: an identifier of the hub, such as `apache-2.0` or `cc-by-4.0`.
+        x: name of the domain X, e.g. "typeset digits".
+        y: name of the domain Y.
+        run: directory of the run, whose log and `evaluation.json` give measured numbers.
+
+    Raises:
+        UsageError: a licence that is no identifier.
+        StorageError: `folder` cannot be written.
+    """
+    from huggingface_hub import ModelCardData
+
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.-]*", license):
+        raise UsageError(f"--license {license}: use an identifier such as apache-2.0, mit, cc-by-4.0 or other")
+    x, y = " ".join(x.split()), " ".join(y.split())
+    picture, caption, loss = draw(mapping, data)
+    front = ModelCardData(
+        license=license,
+        library_name="namap",
+        pipeline_tag="image-to-image",
+        tags=["namap", "image-to-image", "unsupervised", f"{mapping.method}-nam".removeprefix("nam-")],
+    )
+    measured = [*loss, *measured_numbers(run)]
+    known = license not in ("unknown", "other")
+    values = {
+        "front": front.to_yaml(),
+        "title": repo_id.split("/")[-1],
+        "repo_id": repo_id,
+        "kind": type(mapping).__name__,
+        "x": x,
+        "y": y,
+        "picture": PICTURE,
+        "caption": caption,
+        "size": mapping.generator.image_size,
+        "channels": mapping.channels,
+        "domains": domain_rows(mapping, x, y, data),
+        "measured": measured,
+        "settings": yaml.safe_dump(asdict(mapping.recipe), sort_keys=False),
+        "licence": f"`{license}`." if known else "Its publisher has not named a licence: ask before you use it.",
+        **bring_generator(mapping),
+    }
+    environment = jinja2.Environment(  # Markdown, which is not escaped as HTML is
+        loader=jinja2.PackageLoader("namap", "templates"), trim_blocks=True, autoescape=False
+    )
+    text = environment.get_template("card.md").render(values)
+    with checkpoint.storage_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        picture.save(folder / PICTURE)
+        (folder / "README.md").write_text(text)
+
+
+@torch.no_grad()
+def draw(mapping: Fitted, data: Any = None) -> tuple[Image.Image, str, list[tuple[str, str]]]:
+    """The card's picture, what it shows, and the loss of the queries; without queries, G's samples and no loss."""
+    device = mapping.device
+    if data is None:
+        x = mapping.sample_x(COLUMNS)
+        rows, caption = [x, mapping.map_forward(x)], "Samples of the generator, and what the mapper T makes of them"
+        return _sheet(rows), caption, []
+    queries = mapping.prepare_queries(data)
+    chosen = np.random.default_rng(0).permutation(len(queries))[:JUDGED]
+    found = mapping.translate(queries.subset(np.sort(chosen)))
+    y = from_numpy(queries.images[np.sort(chosen)[:COLUMNS]], device)
+    x, z = from_numpy(found.x[:COLUMNS, 0], device), torch.from_numpy(found.codes[:COLUMNS, 0]).to(device)
+    rows = [y, x, mapping.map_forward(mapping.generator(z), like=y)]
+    caption = "Queries chosen at random, their analogies, and the queries as reconstructed from these"
+    return _sheet(rows), caption, [(f"reconstruction loss of {len(chosen)} queries", f"{found.losses.mean():.4g}")]
+
+
+def _sheet(rows: list[Tensor]) -> Image.Image:
+    """Rows of images, enlarged without smoothing to tiles of one size."""
+    side = max(TILE, *(row.shape[-1] for row in rows))
+    nearest = transforms.InterpolationMode.NEAREST
+    tiles = [transforms.resize(to_uint8(row).cpu(), [side, side], nearest).expand(-1, 3, -1, -1) for row in rows]
+    return to_picture(make_grid(torch.cat(tiles), nrow=len(tiles[0]), padding=2, pad_value=255).numpy())
+
+
+def domain_rows(mapping: Fitted, x: str, y: str, data: Any) -> list[tuple[str, str]]:
+    """What is known of the two domains."""
+    own = mapping.generator
+    inner = own.inner if isinstance(own, WarpedGenerator) else own
+    colours = {1: "grey", 3: "RGB"}
+    shape = f"{inner.image_size} x {inner.image_size}, {colours[inner.channels]}, codes of {inner.latent_dim} numbers"
+    rows = [("X, of the analogies", x), ("generator of X", f"{inner.config['kind']}, {shape}")]
+    rows += [("Y, of the queries", f"{y}; {colours[mapping.channels]}")]
+    if mapping.data:
+        rows.append(("queries of the fit", f"fingerprint `{mapping.data}`"))
+    if data is not None:
+        rows.append(("queries of this card", _name(data.source if isinstance(data, ImageDomain) else str(data))))
+    return rows
+
+
+def _name(source: str) -> str:
+    """A source of data without the directory it lies in: that is nobody's business."""
+    return source if source.startswith(("embedded:", "torchvision:")) else Path(source).name
+
+
+def bring_generator(mapping: Fitted) -> dict[str, str]:
+    """What the reader must add to the card's examples where the generator is somebody else's."""
+    own = mapping.generator
+    config = (own.inner if isinstance(own, WarpedGenerator) else own).config
+    if config["kind"] != "foreign":
+        return {"option": "", "argument": "", "bring": ""}
+    spec = (config.get("source") or {}).get("spec")
+    sums = sorted((config.get("source") or {}).get("sha256", {}).values())
+    name = "GENERATOR" if spec is None else re.sub("(^|:)/.*/", r"\1", spec)
+    what = f"`{name}`" + (f" (sha256 `{'`, `'.join(sums)}`)" if sums else "")
+    return {
+        "option": f" --generator {name}",
+        "argument": f', generator="{name}"',
+        "bring": f"The generator is not in this repository. Bring the one of the fit: {what}.",
+    }
+
+
+def measured_numbers(run: Path | None) -> list[tuple[str, str]]:
+    """What a run's directory says: plain numbers of its evaluation, and the end of its log."""
+    rows: list[tuple[str, str]] = []
+    for home in () if run is None else (run, run.parent) if run.name == "final" else (run,):
+        for path in (home / name for name in EVALUATIONS):
+            found = checkpoint.read_json(path) if path.is_file() else {}
+            numbers = {k: v for k, v in found.items() if isinstance(v, (int, float)) and not isinstance(v, bool)}
+            rows += [(key.replace("_", " "), f"{value:.4g}") for key, value in numbers.items()]
+        log = read_log(home)
+        rows += [(label, f"{log[-1][key]:.6g}") for key, label in COUNTED.items() if log and key in log[-1]]
+    return rows

@@ -1,0 +1,65 @@
+"""What a mapping consists of on disk: tensors and a configuration, for a directory or for the hub."""
+
+import re
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from . import checkpoint
+from .codes import CodeSource
+from .errors import UsageError
+from .generators import Generator, find_model, remember_generator
+from .recipes import Recipe, saved_recipe
+
+MODEL_FILES = (checkpoint.CONFIG, checkpoint.TENSORS, checkpoint.MANIFEST)
+
+
+def mapping_state(
+    mapper: nn.Module, codes: CodeSource, generator: Generator, recipe: Recipe, **known: Any
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and configuration of a fitted mapping.
+
+    Args:
+        mapper: T.
+        codes: table or encoder.
+        generator: G; a foreign one is referred to by its files and their sha256, not copied.
+        recipe: of the fit.
+        **known: further values of the configuration.
+    """
+    tensors = checkpoint.prefixed("mapper", mapper.state_dict())
+    tensors |= checkpoint.prefixed("codes", codes.state_dict())
+    described, weights = remember_generator(generator)
+    tensors |= checkpoint.prefixed("generator", weights)
+    config = {
+        "format": "namap-mapping",
+        "version": 1,
+        "recipe": asdict(recipe),
+        "generator": described,
+        **known,
+    }
+    return tensors, config
+
+
+def read_mapping(path: str | Path) -> tuple[Path, dict[str, Tensor], dict[str, Any], Recipe]:
+    """The directory, tensors, configuration and recipe of a saved mapping, all checked.
+
+    Raises:
+        UsageError: nothing there, or something else.
+        StorageError: damaged files.
+    """
+    source = find_model(path)
+    tensors, config = checkpoint.load_directory(source)
+    if config.get("format") != "namap-mapping":
+        raise UsageError(f"{source}: holds a {config.get('format', 'foreign model')}, not a mapping")
+    return source, tensors, config, saved_recipe(config, source)
+
+
+def without_places(config: dict[str, Any]) -> dict[str, Any]:
+    """The configuration without directories of this machine: a foreign generator keeps its file's name and sha256."""
+    generator = config["generator"]
+    if not generator.get("source"):
+        return config
+    spec = re.sub("(^|:)/.*/", r"\1", generator["source"]["spec"])
+    return {**config, "generator": {**generator, "source": {**generator["source"], "spec": spec}}}
