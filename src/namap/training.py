@@ -11,7 +11,7 @@ import shutil
 import signal
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -340,7 +340,7 @@ class Loop:
         checkpoint.write_file(self.outdir / "metrics.jsonl", rows.encode())
 
 
-def _not_finite(what: str, tensors: dict[str, Tensor]) -> str:
+def _not_finite(what: str, tensors: Mapping[str, Tensor]) -> str:
     """Name the first tensor that holds NaN or infinity; '' if none does."""
     return next((f"the {what} of {name}" for name, t in tensors.items() if not torch.isfinite(t).all()), "")
 
