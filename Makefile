@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: install demo test test-all soak check docs clean
+.PHONY: install demo test test-all soak check audit docs clean
 
 # A stamp, so that set-up runs again only when the dependencies change.
 install: $(VENV)/.installed
@@ -33,6 +33,15 @@ check: install
 
 docs: install
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+# Known vulnerabilities of what is installed, by pip-audit in an environment of its own. It needs a network; with
+# --strict, a package that cannot be looked up is no success.
+audit: install
+	@$(PYTHON) -m venv $(VENV)/audit && $(VENV)/audit/bin/pip install --quiet pip-audit || \
+		{ echo "audit: pip-audit cannot be installed here; it needs a network"; exit 1; }
+	@$(BIN)/pip freeze --exclude-editable | sed 's/+.*//' > $(VENV)/audit/installed.txt
+	@$(VENV)/audit/bin/pip-audit --strict --no-deps --disable-pip -r $(VENV)/audit/installed.txt || \
+		{ echo "audit: not clean, or the list of vulnerabilities cannot be reached from here"; exit 1; }
 
 clean:
 	rm -rf $(VENV) runs site
