@@ -203,7 +203,7 @@ def test_a_part_of_a_generator_that_does_not_move_with_it_is_one_line(monkeypatc
 
     generator = wrap_generator(Stays())
     generator.module.shift = torch.zeros(1, 1, 1, 1, device="meta")
-    monkeypatch.setattr("namap.mapping.device_of", lambda module: torch.device("cuda:0"))  # as if it came from there
+    monkeypatch.setattr("namap.fitting.device_of", lambda module: torch.device("cuda:0"))  # as if it came from there
     with pytest.raises(UsageError, match="on cpu") as error:
         VAENAM(generator)
     assert "\n" not in str(error.value)
