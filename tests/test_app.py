@@ -359,6 +359,10 @@ def test_a_zip_goes_through_the_server(client, explorer, tmp_path):
         assert archive.namelist() == ["0.png", "1.png", "2.png"]
 
 
+def test_nothing_is_written_beside_the_code(address):
+    assert not list(Path(views.__file__).parent.glob("*.pyi"))  # Gradio makes one for a subclass of a component
+
+
 def test_the_page_names_nothing_outside(address):
     answer = httpx.get(address)
     assert "default-src 'self'" in answer.headers["content-security-policy"]

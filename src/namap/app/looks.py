@@ -11,7 +11,7 @@ from PIL.Image import Resampling
 from ..data.images import to_picture
 from ..report import image_grid
 from . import views
-from .server import Picture, png_file
+from .server import picture, png_file
 from .views import DIRECTIONS, Explorer, Tiles, View
 
 PICKS = 12
@@ -94,7 +94,9 @@ class Look:
             self.opened = gr.UploadButton(
                 "Open a kept view.json", file_types=[".json"], size="sm", min_width=80, elem_id="open"
             )
-        self.files = gr.File(label="Files to download", file_count="multiple", interactive=False, elem_id="files")
+        self.files = gr.File(
+            label="Files to download", file_count="multiple", interactive=False, visible=False, elem_id="files"
+        )
 
     def neighbours(self) -> None:
         """The nearest images of X."""
@@ -172,8 +174,8 @@ class Asking:
     def __init__(self, explorer: Explorer):
         self.explorer = explorer
         first = next(iter(explorer.models))
-        self.query = Picture(
-            label="Query y: drop, paste or click", sources=["upload", "clipboard"], format="png", height=232,
+        self.query = picture(
+            label="Query y: drop, paste or click", sources=["upload", "clipboard"], height=232,
             buttons=[], elem_id="query", elem_classes="namap",
         )  # fmt: skip
         if explorer.queries is None:

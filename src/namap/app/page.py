@@ -13,7 +13,7 @@ from ..settings import make_settings
 from . import views
 from .archives import MAX_FILES, translate_archive
 from .looks import Asking, Look, Visit, sheet
-from .server import Page, Picture, kept, png_file, spoken
+from .server import Page, kept, picture, png_file, spoken
 from .sharing import restore, save_view
 from .views import Explorer, Settings, View
 
@@ -60,6 +60,9 @@ def _solving(explorer: Explorer, asking: Asking, look: Look) -> None:
     @spoken
     def ask(visit: Visit, file: str | None, model: str, *values: float) -> Iterator[dict]:
         turn = visit.take()
+        if file is None:  # the picture was taken away
+            yield {look.status: "No query yet."}
+            return
         query = views.read_query(explorer.model(model), file)
         for view, done, steps in views.solve(explorer, model, query, _settings(*values)):
             progress = f"{done} of {steps} iterations" if steps else "one pass"
@@ -128,10 +131,10 @@ def _keeping(explorer: Explorer, asking: Asking, look: Look) -> None:
     """Files of the view, and a view from a file."""
 
     @spoken
-    def save(visit: Visit, view: View | None) -> list[str]:
+    def save(visit: Visit, view: View | None) -> gr.File:
         with tempfile.TemporaryDirectory() as folder:
             paths = save_view(explorer, _pinned(visit, view), Path(folder))
-            return [kept(path.name, path.read_bytes()) for path in paths]
+            return gr.File([kept(path.name, path.read_bytes()) for path in paths], visible=True)
 
     @spoken
     def load(visit: Visit, file: str | None) -> dict:
@@ -226,7 +229,7 @@ def _api(explorer: Explorer) -> None:
 
     with gr.Row(visible=False):
         inputs = [
-            Picture(label="Query", format="png"),
+            picture(label="Query"),
             gr.Dropdown(list(explorer.models), value=next(iter(explorer.models)), label="Model"),
             gr.Number(1, precision=0, label="Solutions"),
             gr.Number(None, precision=0, label="Iterations of Eq. 6; none: the method's"),

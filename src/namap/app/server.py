@@ -122,14 +122,19 @@ def refuse_addresses(values: Any) -> None:
             left.extend(value)
 
 
-class Picture(gr.Image):
-    """An uploaded picture as its path: namap's own reader opens it, with its limits, and nothing else does."""
+def picture(**options: Any) -> gr.Image:
+    """A place for a picture, which gives the path of the upload.
 
-    is_template = True  # drawn as gr.Image
+    namap's own reader opens it, with its limits, and nothing else does. A subclass would make Gradio write a stub file
+    beside this module, at import.
+    """
 
-    def preprocess(self, payload: Any) -> str | None:
-        """The path of the upload."""
+    def path_of(payload: Any) -> str | None:
         return None if payload is None else payload.path
+
+    component = gr.Image(format="png", **options)
+    component.preprocess = path_of  # pyright: ignore[reportAttributeAccessIssue]
+    return component
 
 
 def spoken(handler: Callable) -> Callable:
