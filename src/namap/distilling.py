@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
-from torch import Tensor, nn
+from torch import nn
 
 from . import checkpoint
-from .codes import PointEncoder, make_codes
+from .codes import PointEncoder, QueryTable
 from .data import ImageDomain
 from .errors import UsageError, warn
 from .fitting import FeatureCache, draw_queries, health
@@ -127,12 +127,11 @@ def distil(
     if not 1 <= count < len(domain):
         raise UsageError(f"distil: {len(domain)} queries are too few to hold {recipe.held_out:.0%} back")
     held, kept = np.sort(order[:count]), np.sort(order[count:])
-    table: Tensor = mapping.fitted_codes.table.weight.detach()  # pyright: ignore[reportAttributeAccessIssue]
-    learnt = domain.subset(kept)
-    result = student(mapping, recipe)
+    table, learnt = table_of(mapping).table.weight.detach(), domain.subset(kept)
+    result, encoder = student(mapping, recipe)
     loss = mapping.make_reconstruction()
     cache = FeatureCache(loss, learnt, mapping.recipe.feature_cache_gb, mapping.device, mapping.precision)
-    task = DistilTask(mapping, result.fitted_codes, table[torch.from_numpy(kept)], loss, cache, recipe)
+    task = DistilTask(mapping, encoder, table[torch.from_numpy(kept)], loss, cache, recipe)
     how = (str(mapping.device), mapping.precision)
     run = Run(recipe.images, recipe.batch_size, recipe.seed, *how, quiet=quiet, label="distilling an encoder")
     home = None if outdir is None else Path(outdir)
@@ -156,7 +155,7 @@ def fitted_queries(mapping: NAM, data: str | Path | ImageDomain) -> ImageDomain:
         UsageError: `data` is not what the mapping was fitted to.
     """
     domain = draw_queries(mapping.prepare_queries(data), mapping.recipe)
-    rows = mapping.fitted_codes.table.num_embeddings  # pyright: ignore[reportAttributeAccessIssue]
+    rows = table_of(mapping).table.num_embeddings
     name = data.source if isinstance(data, ImageDomain) else data
     if len(domain) != rows:
         raise UsageError(f"distil {name}: gives {len(domain)} queries, the fit had {rows}; give the data of the fit")
@@ -170,20 +169,26 @@ def fitted_queries(mapping: NAM, data: str | Path | ImageDomain) -> ImageDomain:
     return domain
 
 
-def student(mapping: NAM, recipe: DistilRecipe) -> AENAM:
-    """An AE-NAM with the G and T of a NAM, and an encoder that has learnt nothing."""
+def table_of(mapping: NAM) -> QueryTable:
+    """The codes that a NAM learnt."""
+    codes = mapping.fitted_codes
+    assert isinstance(codes, QueryTable)
+    return codes
+
+
+def student(mapping: NAM, recipe: DistilRecipe) -> tuple[AENAM, PointEncoder]:
+    """An AE-NAM with the G and T of a NAM, and its encoder, which has learnt nothing."""
     own = mapping.generator.inner if mapping.recipe.warp else mapping.generator
     width = recipe.width or (32 if mapping.image_size <= 32 else 64)
     values = {**asdict(mapping.recipe), "method": "ae", "encoder_width": width}
     options = {"features": mapping.features, "device": str(mapping.device), "precision": mapping.precision}
     result = AENAM(own, **options, **asdict(make_recipe(values)))  # pyright: ignore[reportArgumentType]
     result.channels, result.data, result.vgg = mapping.channels, mapping.data, mapping.vgg
-    result.mapper = mapping.mapper
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
-        result.codes = make_codes(result.recipe, mapping.channels, mapping.image_size, mapping.latent_dim, 0)
-    place(result.codes, result.device)
-    return result
+        encoder = PointEncoder(mapping.channels, mapping.image_size, mapping.latent_dim, width)
+    result.mapper, result.codes = mapping.mapper, place(encoder, result.device)
+    return result, encoder
 
 
 def compare(mapping: NAM, result: AENAM, queries: ImageDomain, z: Codes, seed: int) -> dict[str, float]:
