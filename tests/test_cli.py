@@ -13,7 +13,7 @@ from namap import cli
 
 VERBS = [
     "train-generator", "fit", "translate", "match", "evaluate", "demo", "check-data", "check-generator", "report",
-    "bench", "explore", "train-mapper", "ground",
+    "bench", "explore", "train-mapper", "ground", "push", "export", "distil", "doctor",
 ]  # fmt: skip
 
 

@@ -12,14 +12,13 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from . import checkpoint
-from .codes import PointEncoder, make_codes
+from .codes import PointEncoder, QueryTable
 from .data import ImageDomain
 from .errors import UsageError, warn
 from .fitting import NEAR, FeatureCache, draw_queries, health, prior_diversity, show_fit
 from .generators import Generator
 from .losses import Reconstruction
 from .mapping import AENAM, NAM, Mapping
-from .networks import CodeTable
 from .recipes import make_recipe
 from .runs import Row, occupied
 from .settings import make_settings
@@ -134,12 +133,8 @@ def distil(
     if not 1 <= count < len(domain):
         raise UsageError(f"distil: {len(domain)} queries are too few to hold {recipe.held_out:.0%} back")
     held, kept = np.sort(order[:count]), np.sort(order[count:])
-    codes = mapping.fitted_codes
-    assert isinstance(codes, CodeTable)
-    table, learnt = codes.table.weight.detach(), domain.subset(kept)
-    result = student(mapping, recipe)
-    encoder = result.fitted_codes
-    assert isinstance(encoder, PointEncoder)
+    table, learnt = table_of(mapping).table.weight.detach(), domain.subset(kept)
+    result, encoder = student(mapping, recipe)
     loss = mapping.make_reconstruction()
     cache = FeatureCache(loss, learnt, mapping.recipe.feature_cache_gb, mapping.device, mapping.precision)
     task = DistilTask(mapping, encoder, table[torch.from_numpy(kept)], loss, cache, recipe)
@@ -166,7 +161,7 @@ def fitted_queries(mapping: NAM, data: str | Path | ImageDomain) -> ImageDomain:
         UsageError: `data` is not what the mapping was fitted to.
     """
     domain = draw_queries(mapping.prepare_queries(data), mapping.recipe)
-    rows = mapping.fitted_codes.table.num_embeddings  # pyright: ignore[reportAttributeAccessIssue]
+    rows = table_of(mapping).table.num_embeddings
     name = data.source if isinstance(data, ImageDomain) else data
     if len(domain) != rows:
         raise UsageError(f"distil {name}: gives {len(domain)} queries, the fit had {rows}; give the data of the fit")
@@ -180,20 +175,26 @@ def fitted_queries(mapping: NAM, data: str | Path | ImageDomain) -> ImageDomain:
     return domain
 
 
-def student(mapping: NAM, recipe: DistilRecipe) -> AENAM:
-    """An AE-NAM with the G and T of a NAM, and an encoder that has learnt nothing."""
+def table_of(mapping: NAM) -> QueryTable:
+    """The codes that a NAM learnt."""
+    codes = mapping.fitted_codes
+    assert isinstance(codes, QueryTable)
+    return codes
+
+
+def student(mapping: NAM, recipe: DistilRecipe) -> tuple[AENAM, PointEncoder]:
+    """An AE-NAM with the G and T of a NAM, and its encoder, which has learnt nothing."""
     own = mapping.generator.inner if mapping.recipe.warp else mapping.generator
     width = recipe.width or (32 if mapping.image_size <= 32 else 64)
     values = {**asdict(mapping.recipe), "method": "ae", "encoder_width": width}
     options = {"features": mapping.features, "device": str(mapping.device), "precision": mapping.precision}
     result = AENAM(own, **options, **asdict(make_recipe(values)))  # pyright: ignore[reportArgumentType]
     result.channels, result.data, result.vgg = mapping.channels, mapping.data, mapping.vgg
-    result.mapper = mapping.mapper
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
-        result.codes = make_codes(result.recipe, mapping.channels, mapping.image_size, mapping.latent_dim, 0)
-    place(result.codes, result.device)
-    return result
+        encoder = PointEncoder(mapping.channels, mapping.image_size, mapping.latent_dim, width)
+    result.mapper, result.codes = mapping.mapper, place(encoder, result.device)
+    return result, encoder
 
 
 def compare(mapping: NAM, result: AENAM, queries: ImageDomain, z: Codes, seed: int) -> dict[str, float]:

@@ -11,11 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from .checkpoint import atomic_file, storage_errors
-from .codes import GaussianEncoder, PointEncoder
+from .codes import QueryTable
 from .errors import StorageError, UsageError
 from .fitting import map_x
 from .mapping import Mapping
-from .networks import CodeTable
 from .tensors import Images, XImages, random_stream
 
 Part = Literal["analogy", "mapper"]
@@ -31,8 +30,8 @@ class AnalogyPart(nn.Module):
     def __init__(self, mapping: Mapping):
         super().__init__()
         codes = mapping.fitted_codes
-        assert isinstance(codes, PointEncoder | GaussianEncoder)
-        self.encoder = codes.encoder
+        assert not isinstance(codes, QueryTable)
+        self.encoder: nn.Module = codes.encoder
         self.generator = mapping.generator
         self.latent_dim = mapping.latent_dim
 
@@ -84,7 +83,7 @@ def export_mapping(
         raise UsageError(f"export {output}: the suffix says no format; use .onnx or .pt2, or --format")
     if part not in get_args(Part):
         raise UsageError(f"export: no part {part!r}; use analogy or mapper")
-    if part == "analogy" and isinstance(mapping.fitted_codes, CodeTable):
+    if part == "analogy" and isinstance(mapping.fitted_codes, QueryTable):
         raise UsageError(
             "export: NAM has no encoder, each new query is optimised; make one with `namap distil`, "
             "or export T with --part mapper"
@@ -137,7 +136,7 @@ def _trace(module: nn.Module, example: Tensor) -> torch.export.ExportedProgram:
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
-            shapes = ({0: torch.export.Dim("batch", min=1, max=65536)},)
+            shapes = ({0: torch.export.Dim("batch")},)
             program = torch.export.export(module, (example,), dynamic_shapes=shapes)
     except Exception as error:  # foreign generators: anything may be in their way
         raise UsageError(f"export: the network cannot be exported ({_first_line(error)})") from error

@@ -5,7 +5,7 @@ loss = reconstruction(T(G(z)), y) + beta * KL(q(z|y) || N(0, I))
 
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch
@@ -50,6 +50,8 @@ from .tensors import (
     to_uint8,
 )
 from .training import Run, identity, train
+
+M = TypeVar("M", bound="Mapping")
 
 
 class Mapping:
@@ -109,7 +111,7 @@ class Mapping:
         self.mapper: nn.Module = nn.Identity()
         self.codes: CodeSource | None = None
 
-    def fit(self, data: str | Path | ImageDomain, outdir: str | Path | None = None, quiet: bool = False) -> Self:
+    def fit(self: M, data: str | Path | ImageDomain, outdir: str | Path | None = None, quiet: bool = False) -> M:
         """Learn T and the codes (or E) from queries alone; returns the mapping itself.
 
         Args:
@@ -158,7 +160,7 @@ class Mapping:
             self.mapper = make_mapper(recipe, self.generator.channels, channels)
             self.codes = make_codes(recipe, channels, self.image_size, self.latent_dim, count)
 
-    def to(self, device: str | torch.device) -> Self:
+    def to(self: M, device: str | torch.device) -> M:
         """Move everything to `auto`, `cpu` or `cuda[:n]`; a precision of `auto` is chosen anew."""
         self.device = pick_device(str(device))
         self.precision = pick_precision(self.wanted, self.device)
