@@ -112,11 +112,24 @@ def test_nam_has_no_encoder_and_its_mapper_is_exported(colours, monkeypatch, cap
     assert "differs from PyTorch by at most" in out
 
 
+class Rings(nn.Module):
+    """Calls hypot, as the simulator does, which ONNX does not know."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = spatial_module()
+
+    def forward(self, z):
+        x = self.net(z)
+        return torch.hypot(x, x.flip(3)) / 1.5 - 0.5
+
+
 def test_a_simulator_and_a_torch_export_program_are_exported_and_torchscript_is_refused(colours, tmp_path):
     ready = {"encoder_width": 8, "precision": "fp32"}
     program = load_generator(save_program(spatial_module(), tmp_path / "g.pt2"))
     script = load_generator(save_script(spatial_module(), tmp_path / "g.pt"))
-    for generator, kind in ((FaceSimulator(), "onnx"), (program, "pt2"), (script, "pt2")):
+    rings = wrap_generator(Rings(), latent_dim=10, spatial=True)
+    for generator, kind in ((FaceSimulator(16), "pt2"), (rings, "onnx"), (program, "pt2"), (script, "pt2")):
         mapping = AENAM(generator, **ready)
         mapping.build(3, 0)
         mapping.eval()

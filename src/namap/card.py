@@ -97,22 +97,14 @@ def write_card(
         UsageError: a licence that is no identifier.
         StorageError: `folder` cannot be written.
     """
-    from huggingface_hub import ModelCardData
-
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.-]*", license):
         raise UsageError(f"--license {license}: use an identifier such as apache-2.0, mit, cc-by-4.0 or other")
     x, y = " ".join(x.split()), " ".join(y.split())
     picture, caption, loss = draw(mapping, data)
-    front = ModelCardData(
-        license=license,
-        library_name="namap",
-        pipeline_tag="image-to-image",
-        tags=["namap", "image-to-image", "unsupervised", f"{mapping.method}-nam".removeprefix("nam-")],
-    )
     measured = [*loss, *measured_numbers(run)]
     known = license not in ("unknown", "other")
     values = {
-        "front": front.to_yaml(),
+        "front": front_matter(mapping, license),
         "title": repo_id.split("/")[-1],
         "repo_id": repo_id,
         "kind": type(mapping).__name__,
@@ -136,6 +128,19 @@ def write_card(
         folder.mkdir(parents=True, exist_ok=True)
         picture.save(folder / PICTURE)
         (folder / "README.md").write_text(text)
+
+
+def front_matter(mapping: Fitted, license: str) -> str:
+    """What the hub reads of a card: licence, library, task, tags, as YAML."""
+    from huggingface_hub import ModelCardData
+
+    data = ModelCardData(
+        license=license,
+        library_name="namap",
+        pipeline_tag="image-to-image",
+        tags=["namap", "image-to-image", "unsupervised", f"{mapping.method}-nam".removeprefix("nam-")],
+    )
+    return data.to_yaml()
 
 
 @torch.no_grad()
