@@ -120,13 +120,13 @@ def growing(arch: str, data: Path, home: Path, **settings) -> dict:
 @system
 def progressive(data: Path, home: Path) -> dict:
     """Cars at 64 pixels, grown from 4; the first row of the figure is real."""
-    return growing("progressive", data, home, width=16, images=120_000, batch_size=32)
+    return growing("progressive", data, home, width=16, images=80_000, batch_size=32, noise=0.05)
 
 
 @system
 def stack(data: Path, home: Path) -> dict:
     """Cars at 16, 32 and 64 pixels from one code; the first row of the figure is real."""
-    return growing("stack", data, home, width=16, images=120_000, batch_size=32)
+    return growing("stack", data, home, width=16, images=80_000, batch_size=32, noise=0.05)
 
 
 def print_generator(home: Path) -> Generator:

@@ -27,7 +27,13 @@ def rows(outdir) -> list[dict]:
 def assert_same(outdir) -> EventAccumulator:
     """TensorBoard's curves are those of metrics.jsonl, step by step, and nothing else."""
     found, written = events(outdir), rows(outdir)
-    assert set(found.Tags()["scalars"]) == written[0].keys() - {"step", "images"}
+    lists = {tag for tag, value in written[0].items() if isinstance(value, list)}
+    assert set(found.Tags()["scalars"]) == written[0].keys() - {"step", "images"} - lists
+    assert set(found.Tags()["histograms"]) == lists
+    for tag in lists:
+        assert [e.step for e in found.Histograms(tag)] == [row["step"] for row in written], tag
+        sums = [e.histogram_value.sum for e in found.Histograms(tag)]
+        np.testing.assert_allclose(sums, [sum(row[tag]) for row in written], rtol=1e-5)
     for tag in found.Tags()["scalars"]:
         curve = found.Scalars(tag)
         assert [e.step for e in curve] == [row["step"] for row in written], tag

@@ -46,10 +46,13 @@ def push(
     vgg_input: VGGInput = "torchvision",
     device: Device = "auto",
     precision: Precision = "auto",
+    quiet: Quiet = False,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
     """Publish a mapping on the Hugging Face hub, with a model card. Log in with `hf auth login`, or set HF_TOKEN."""
+    from huggingface_hub.utils import disable_progress_bars
+
     from .card import write_card
     from .hub import REPO_ID
     from .mapping import Mapping
@@ -64,6 +67,8 @@ def push(
     if card_only is not None:
         write_card(mapping, card_only, repo_id, data, **card)
         return say({"card": str(card_only / "README.md")}, as_json, f"card in {card_only}/README.md")
+    if quiet:
+        disable_progress_bars()
     address = mapping.push_to_hub(repo_id, data, private=private, **card)
     say({"model": address}, as_json, f"published: {address}")
 

@@ -36,11 +36,11 @@ def read_settings(config: Path | None, pairs: list[str], **flags: Any) -> dict[s
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not equals:
-            raise UsageError(f"--set {pair}: expected KEY=VALUE")
+            raise UsageError(f"--set {pair!r}: expected KEY=VALUE")
         try:
             settings[key.replace("-", "_")] = yaml.safe_load(value)
         except yaml.YAMLError:
-            raise UsageError(f"--set {pair}: {value!r} is not a value") from None
+            raise UsageError(f"--set {pair!r}: {value!r} is not a value") from None
     return {**settings, **{k: v for k, v in flags.items() if v is not None}}
 
 

@@ -66,7 +66,7 @@ class DistilTask:
         self.mapper, self.encoder, self.z = mapping.mapper, encoder, z
         self.reconstruction, self.targets, self.weight = loss, cache, recipe.codes
         self.fitted = mapping.recipe
-        self.near = NEAR * prior_diversity(mapping.generator)
+        self.near = NEAR * prior_diversity(mapping.generator, mapping.device)
         self.modules: dict[str, nn.Module] = {"encoder": encoder}
         self.optimizers: dict[str, torch.optim.Optimizer] = {
             "encoder": torch.optim.Adam(encoder.parameters(), recipe.rate, fused=True)

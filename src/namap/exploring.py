@@ -41,11 +41,11 @@ class Exploration:
         distance: what `diversity` is measured in: `perceptual` (VGG features) or `pixels` (mean absolute, of [-1, 1]).
     """
 
-    query: Images
-    solutions: Images
-    codes: Codes
-    directions: Float[Tensor, "m s c h w"]
-    segment: Images
+    query: Float[Tensor, "1 cy hy wy"]
+    solutions: Float[Tensor, "k c h w"]
+    codes: Float[Tensor, "k d"]
+    directions: Float[Tensor, "m 5 c h w"]
+    segment: Float[Tensor, "s c h w"]
     diversity: float
     fidelity: float
     direction_losses: list[list[float]]

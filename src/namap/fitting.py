@@ -135,7 +135,7 @@ class MappingTask:
         self.reconstruction, self.targets, self.recipe = targets.reconstruction, targets, recipe
         self.modules: dict[str, nn.Module] = {"mapper": mapper, "codes": codes}
         self.optimizers = make_optimizers(mapper, codes, recipe)
-        self.prior_diversity = prior_diversity(generator)
+        self.prior_diversity = prior_diversity(generator, next(mapper.parameters()).device)
         self.config: dict[str, Any] = {
             "recipe": asdict(recipe),
             "generator": generator.identity,
@@ -206,9 +206,8 @@ def map_x(mapper: nn.Module, x: XImages, channels: int, recipe: Recipe, like: Im
 
 
 @torch.no_grad()
-def prior_diversity(generator: Generator) -> float:
+def prior_diversity(generator: Generator, device: torch.device) -> float:
     """How much samples of the generator differ: their deviation per pixel."""
-    device = next(generator.parameters()).device
     return sample(generator, 64, random_stream(0, device=device)).std(0).mean().item()
 
 

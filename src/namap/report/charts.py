@@ -15,7 +15,7 @@ POINTS = 300  # of a curve; a longer log is averaged
 PLAIN = {
     "reconstruction": "reconstruction loss",
     "kl": "KL, nats",
-    "kl_of_dimensions": "KL of each dimension, nats",
+    "kl_of_dimensions": "nats in each dimension",
     "code_spread": "spread of the codes",
     "diversity": "diversity of the images",
 }
