@@ -148,9 +148,7 @@ def draw(mapping: Fitted, data: Any = None) -> tuple[Image.Image, str, list[tupl
     """The card's picture, what it shows, and the loss of the queries; without queries, G's samples and no loss."""
     device = mapping.device
     if data is None:
-        x = mapping.sample_x(COLUMNS)
-        rows, caption = [x, mapping.map_forward(x)], "Samples of the generator, and what the mapper T makes of them"
-        return _sheet(rows), caption, []
+        return _sheet(list(mapping.sample_x(2 * COLUMNS).split(COLUMNS))), "Samples of the generator", []
     queries = mapping.prepare_queries(data)
     chosen = np.random.default_rng(0).permutation(len(queries))[:JUDGED]
     found = mapping.translate(queries.subset(np.sort(chosen)))

@@ -66,7 +66,7 @@ def push(
         mapping: fitted.
         repo_id: `owner/name`; made where it is not there.
         data: queries for the card's picture, whatever `load_domain` reads; **they are published with it**. None: the
-            picture shows samples of the generator and what T makes of them.
+            picture shows samples of the generator.
         private: a private repository; None: as the owner's default is. Leaves an existing one as it is.
         token: None: the one of `hf auth login`.
         message: of the commit.
