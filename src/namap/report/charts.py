@@ -60,7 +60,7 @@ def curves(logs: Sequence[tuple[str, Sequence[Row]]]) -> Chart | None:
     return Chart(drawing(figure), _legend([name for name, _ in logs]))
 
 
-def bars(title: str, unit: str, runs: Sequence[tuple[str, Float[np.ndarray, " d"]]], caption: str) -> Chart:
+def bars(title: str, unit: str, runs: Sequence[tuple[str, Float[np.ndarray, " _"]]], caption: str) -> Chart:
     """Numbers of each dimension in falling order, a panel for each run."""
     from matplotlib.ticker import MaxNLocator
 
