@@ -12,6 +12,7 @@ import signal
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -137,10 +138,9 @@ def train(task: Task, domain: ImageDomain, run: Run, outdir: Path | None = None)
         StorageError: checkpoints would not fit, cannot be written, or none of them is sound.
         Interrupted: SIGINT or SIGTERM, after a checkpoint.
     """
-    with tempfile.TemporaryDirectory(prefix="namap-") as scratch:
-        home = outdir or Path(scratch)
-        with Log(home, events=outdir is not None) as records:
-            return Loop(task, domain, run, home, records).run_all()
+    scratch = tempfile.TemporaryDirectory(prefix="namap-") if outdir is None else nullcontext(outdir)
+    with scratch as place, Log(Path(place), events=outdir is not None) as records:
+        return Loop(task, domain, run, Path(place), records).run_all()
 
 
 class Loop:
