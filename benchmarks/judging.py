@@ -41,7 +41,8 @@ class Realism:
 
     def __init__(self, scene: Scene, home: Path):
         self.scene = scene
-        self.reference = scene.x_train.images[np.random.default_rng(0).permutation(len(scene.x_train))[:1000]]
+        count = 100 if scene.quick else 1000
+        self.reference = scene.x_train.images[np.random.default_rng(0).permutation(len(scene.x_train))[:count]]
         self.sides = domain_classifier(scene, home)
 
     def __call__(self, x: np.ndarray) -> dict[str, Any]:

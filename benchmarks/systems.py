@@ -126,7 +126,7 @@ def progressive(data: Path, home: Path) -> dict:
 @system
 def stack(data: Path, home: Path) -> dict:
     """Cars at 16, 32 and 64 pixels from one code; the first row of the figure is real."""
-    return growing("stack", data, home, width=16, images=80_000, batch_size=32, noise=0.05)
+    return growing("stack", data, home, width=16, images=120_000, batch_size=32)
 
 
 def print_generator(home: Path) -> Generator:

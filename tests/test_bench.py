@@ -147,12 +147,12 @@ def test_a_cell_of_another_configuration_is_never_mixed_in(tmp_path):
 
 @pytest.mark.slow
 def test_a_bench_from_the_command_line(shared, tmp_path):
-    what = ["bench", "handwriting2print", "--method", "copy,nearest", "--seeds", "0", "--quick", "--quiet", "--json"]
+    what = ["bench", "handwriting2print", "--method", "nearest", "--seeds", "0", "--quick", "--quiet", "--json"]
     where = ["--runs", str(tmp_path), "--data-root", str(shared)]
     root = Path(__file__).parents[1]
     done = subprocess.run([sys.executable, "-m", "namap", *what, *where], cwd=root, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     cells = json.loads(done.stdout)["cells"]
-    assert [c["method"] for c in cells] == ["copy", "nearest"]
+    assert [c["method"] for c in cells] == ["nearest"]
     assert all(0 <= c["measures"]["kept"] <= 1 and c["commit"] for c in cells)
     assert (tmp_path / "handwriting2print-reference-quick" / "handwriting2print.png").exists()

@@ -16,7 +16,8 @@ from tasks import Autoencoder, run
 
 
 def events(outdir) -> EventAccumulator:
-    found = EventAccumulator(str(outdir / "tensorboard"), size_guidance={"images": 0, "scalars": 0})
+    everything = {"images": 0, "scalars": 0, "histograms": 0}
+    found = EventAccumulator(str(outdir / "tensorboard"), size_guidance=everything)
     return found.Reload()
 
 
