@@ -15,16 +15,15 @@ from typer.cli import get_docs_for_click
 from namap.cli import app
 
 ROOT = Path(__file__).resolve().parents[1]
-RESULTS = ("RESULTS.md", "benchmarks/results/matching.png", "benchmarks/results/generators.png")  # where measured
+PICTURES = re.compile(r"!\[[^\]]*\]\(([^)]+)\)")
 DISPLAY = re.compile(r"^```math\n(.+?)\n```$", re.M | re.S)
 INLINE = re.compile(r"\$`(.+?)`\$")
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add what lies outside docs/, the tables of results and their pictures, and the tutorial as a notebook."""
-    for name in RESULTS:
-        if (ROOT / name).exists():
-            files.append(File.generated(config, name, abs_src_path=str(ROOT / name)))
+    for name in ("RESULTS.md", *dict.fromkeys(PICTURES.findall((ROOT / "RESULTS.md").read_text()))):
+        files.append(File.generated(config, name, abs_src_path=str(ROOT / name)))
     files.append(File.generated(config, "tutorial.ipynb", content=nbformat.writes(make_notebook())))
     return files
 
