@@ -100,7 +100,7 @@ def systems_table() -> str:
         ),
         "wae": lambda r: "; ".join(f"{method} {kept:.1%}" for method, kept in r["kept"].items()),
         "strong": lambda r: "; ".join(
-            f"{STRONG[name]} {error:.1f}" for name, error in r["mean_absolute_error_of_255"].items()
+            f"{what} {r['mean_absolute_error_of_255'][name]:.1f}" for name, what in STRONG.items()
         ),
         "exploration": lambda r: "; ".join(
             f"{k}: {e['diversity']:.2f} and {e['fidelity']:.3f}" for k, e in r.items() if isinstance(e, dict)
@@ -115,8 +115,7 @@ def systems_table() -> str:
 
 
 STRONG = {  # mean absolute errors, of 255
-    "small": "small T, in the colours of x,",
-    "small_in_colours_of_query": "in those of the query",
+    "small_in_colours_of_query": "small T, in the colours of the query",
     "strong": "strong T",
 }
 
