@@ -62,7 +62,12 @@ def generator(scene: Scene, seed: int, seconds: float, home: Path) -> Answer:
 
 def own_generator(scene: Scene, home: Path, seed: int) -> Generator:
     """The generator of this seed, or the one that somebody else trained."""
-    return load_generator(scene.generator if isinstance(scene.generator, str) else home.parent / f"generator-{seed}")
+    return load_generator(scene.generator if isinstance(scene.generator, str) else generator_home(scene, home, seed))
+
+
+def generator_home(scene: Scene, home: Path, seed: int) -> Path:
+    """The cell of G: of this seed; of seed 0 in an ablation, which changes the mapping."""
+    return home.parent / f"{scene.generator_cell}-{0 if scene.held_out else seed}"
 
 
 def namap(scene: Scene, seed: int, seconds: float, home: Path) -> Answer:

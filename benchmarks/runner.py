@@ -9,25 +9,20 @@ Budgets are seconds of processor time: what an idle machine with as many threads
 """
 
 import json
-import platform
-import resource
-import subprocess
 import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from namap.checkpoint import read_json, write_json
 from namap.console import end, keep_freed_memory
 from namap.errors import NamapError, UsageError
-from namap.report import image_grid, version_rows
+from namap.report import image_grid
+from namap.settings import make_settings
 
+from .cells import circumstances, cost, finished, peak_memory_gb, run_cell_apart
 from .experiments import EXPERIMENTS
 from .methods import LIKE_MAPPING, ONCE, ROWS, Answer
 from .scene import Scene, find_root
@@ -62,32 +57,30 @@ def run_bench(
     for method in methods or ROWS:
         if method not in ROWS:
             raise UsageError(f"--method {method}: unknown; use {', '.join(ROWS)}")
-    home = runs / "-".join([name, data, *(["quick"] if quick else [])])
+    home = cells_home(scene, runs)
     for seed in seeds:
         for method in in_order(methods):
             cell = home / f"{method}-{0 if method in ONCE else seed}"
-            wanted = configuration(scene, method, budget_min)
-            if not finished(cell, wanted):
-                write_json_at(cell / "wanted.json", wanted)
-                one_cell(scene, method, seed, cell, quiet)
+            measure(scene, method, seed, cell, quiet, budget_min)
     return collect(scene, home, home if quick else results)
 
 
-def one_cell(scene: Scene, method: str, seed: int, cell: Path, quiet: bool) -> None:
-    """Run a cell in a process of its own: its peak of memory is its own, and it may be killed.
+def cells_home(scene: Scene, runs: Path) -> Path:
+    """The directory of an experiment's cells."""
+    return runs / "-".join([scene.experiment.name, scene.data, *(["quick"] if scene.quick else [])])
+
+
+def measure(scene: Scene, method: str, seed: int, cell: Path, quiet: bool, budget_min: float | None = None) -> None:
+    """Measure a cell, unless it is there.
 
     Raises:
-        NamapError: the cell failed; its own line has said why.
+        UsageError: it is there with another configuration.
+        NamapError: it failed; its own line has said why.
     """
-    what = [scene.experiment.name, method, str(seed), scene.data, str(scene.root.resolve()), str(cell.resolve())]
-    command = [sys.executable, "-m", "benchmarks.runner", *what, *(["quick"] if scene.quick else [])]
-    said = subprocess.PIPE if quiet else None
-    done = subprocess.run(command, check=False, cwd=Path(__file__).parents[1], stderr=said, text=True)
-    if code := done.returncode:
-        why = f": {done.stderr.strip().splitlines()[-1]}" if done.stderr else "; run the same command again to go on"
-        error = NamapError(f"bench: {method} with seed {seed} ended with exit code {code}{why}")
-        error.exit_code = code if code > 0 else 128 - code
-        raise error
+    wanted = configuration(scene, method, budget_min)
+    if not finished(cell, wanted):
+        what = [scene.experiment.name, method, str(seed), scene.data, str(scene.root.resolve()), str(cell.resolve())]
+        run_cell_apart([*what, *(["quick"] if scene.quick else [])], cell, wanted, quiet)
 
 
 def in_order(methods: list[str] | None) -> list[str]:
@@ -114,32 +107,25 @@ def configuration(scene: Scene, method: str, budget_min: float | None) -> dict[s
     budget = None if method in ("generator", "namap", "copy", "nearest", "bound") else budget_min
     values = {"method": method, "sources": asdict(scene.sources), "settings": own, "budget_min": budget}
     recipe = scene.generator if isinstance(scene.generator, str) else asdict(scene.generator)
-    return json.loads(json.dumps(values | {"generator": recipe, "solutions": e.solutions}))
+    values |= {"generator": recipe, "solutions": e.solutions}
+    values |= {"held_out": scene.held_out, "generator_cell": scene.generator_cell}
+    return json.loads(json.dumps(values))
 
 
-def finished(cell: Path, wanted: dict[str, Any]) -> bool:
-    """Whether a cell is there.
-
-    Raises:
-        UsageError: it was measured, or begun, with another configuration.
-    """
-    for name in ("result.json", "wanted.json"):
-        if (cell / name).exists():
-            there = read_json(cell / name)
-            if there.get("configuration", there) != wanted:
-                raise UsageError(f"{cell}: was measured with another configuration; remove it to measure it anew")
-            return name == "result.json"
-    return False
-
-
-def write_json_at(path: Path, value: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, value)
+def as_wanted(scene: Scene, wanted: dict[str, Any]) -> Scene:
+    """The scene of a cell: what its configuration says of namap's settings, of G and of the queries."""
+    experiment = scene.experiment
+    if wanted["method"] == "namap":
+        experiment = replace(experiment, ours=wanted["settings"])
+    if not isinstance(scene.generator, str):
+        experiment = replace(experiment, generator=make_settings(type(scene.generator), wanted["generator"]))
+    return replace(scene, experiment=experiment, held_out=wanted["held_out"], generator_cell=wanted["generator_cell"])
 
 
 def run_cell(scene: Scene, method: str, seed: int, cell: Path) -> None:
     """Train, answer and judge one cell; leaves `result.json` and `answers.npz` there."""
-    wanted = read_json(cell / "wanted.json")
+    wanted, where = read_json(cell / "wanted.json"), circumstances()
+    scene = as_wanted(scene, wanted)
     with cost(cell) as spent:
         answer = ROWS[method](scene, seed, budget(cell.parent, method, seed, wanted), cell)
     if answer.of == "samples":
@@ -148,39 +134,20 @@ def run_cell(scene: Scene, method: str, seed: int, cell: Path) -> None:
         judge = scene.experiment.judge(scene, cell.parent)
         measures = judge(answer.x, answer.of)
     np.savez_compressed(cell / "answers.npz", x=answer.x)
-    write_json(cell / "result.json", {**record(answer, wanted, spent), "seed": seed, "measures": measures})
+    write_json(cell / "result.json", {"seed": seed, **record(answer, wanted, spent), **where, "measures": measures})
 
 
 def record(answer: Answer, wanted: dict[str, Any], spent: dict[str, float]) -> dict[str, Any]:
-    """Everything about a cell but its measures."""
-    root = Path(__file__).parents[1]
-    git = ["git", "-C", str(root), "rev-parse", "HEAD"]
+    """Everything about a cell but its measures and circumstances."""
     return {
         "method": wanted["method"],
         "configuration": wanted,
         "seconds": spent,
         "images_seen": answer.images_seen,
-        "peak_memory_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
-        "threads": torch.get_num_threads(),
+        "peak_memory_gb": peak_memory_gb(),
         "evidence": answer.evidence,
         "settings": answer.settings,
-        "versions": {**dict(version_rows()), "python": platform.python_version()},
-        "commit": subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip(),
     }
-
-
-@contextmanager
-def cost(cell: Path) -> Iterator[dict[str, float]]:
-    """Seconds of wall-clock and of processor time; those of an interrupted cell add up."""
-    record = cell / "cost.json"
-    spent = read_json(record) if record.exists() else {"wall": 0.0, "processor": 0.0}
-    wall, processor = time.monotonic(), time.process_time()
-    try:
-        yield spent
-    finally:
-        spent["wall"] += time.monotonic() - wall
-        spent["processor"] += time.process_time() - processor
-        write_json(record, spent)
 
 
 def budget(home: Path, method: str, seed: int, wanted: dict[str, Any]) -> float:
@@ -197,7 +164,10 @@ def budget(home: Path, method: str, seed: int, wanted: dict[str, Any]) -> float:
 
 def collect(scene: Scene, home: Path, results: Path) -> dict[str, Any]:
     """`NAME.json` and `NAME.png` from the cells."""
-    cells = [read_json(path) for path in sorted(home.glob("*/result.json"))]
+    cells = [
+        read_json(path) for path in sorted(home.glob("*/result.json")) if not path.parent.name.startswith("ablate-")
+    ]
+    cells = [cell for cell in cells if cell["configuration"]["generator_cell"] == "generator"]
     order = list(ROWS)
     cells.sort(key=lambda c: (order.index(c["method"]), c["seed"]))
     suffix = "" if scene.data == "reference" else f"-{scene.data}"

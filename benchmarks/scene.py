@@ -20,6 +20,7 @@ from namap.tensors import random_stream, to_uint8
 
 VGG_FILE = "weights/vgg16_hed_bsds.safetensors"
 QUICK_IMAGES = 2000
+HELD_OUT = 1000
 SAMPLES = "samples"  # of the generator, where X has no images of its own
 
 
@@ -72,6 +73,8 @@ class Scene:
     data: str
     root: Path
     quick: bool = False  # budgets of seconds: to see that everything runs, not to measure
+    held_out: bool = False  # judge queries held out of y_train, and leave the test split alone
+    generator_cell: str = "generator"  # name of the cells that G is taken from
 
     @property
     def generator(self) -> dcgan.Recipe | str:
@@ -122,11 +125,25 @@ class Scene:
 
     @cached_property
     def y_train(self) -> ImageDomain:
-        return self.load("y_train")
+        """The queries that a row may learn from."""
+        return self.load("y_train").subset(self.kept_rows(False)) if self.held_out else self.load("y_train")
 
     @cached_property
     def y_test(self) -> ImageDomain:
-        return self.load("y_test")
+        """The queries that are judged."""
+        source, rows = self.judged("y_test")
+        return self.load(source).subset(rows)
+
+    def judged(self, which: str) -> tuple[str, np.ndarray | slice]:
+        """Where the judged images of a side are: the split, and their rows in it."""
+        return ("y_train", self.kept_rows(True)) if which == "y_test" and self.held_out else (which, slice(None))
+
+    def kept_rows(self, held_out: bool) -> np.ndarray:
+        """Rows of y_train that are held out, an eighth or a thousand, drawn once for all; or the others."""
+        count = len(self.load("y_train"))
+        order = np.random.default_rng(1).permutation(count)
+        part = min(HELD_OUT, count // 8)
+        return np.sort(order[:part] if held_out else order[part:])
 
     @property
     def vgg(self) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from benchmarks.experiments.styles import material
 from benchmarks.scene import half_images
 from PIL import Image
 
+from namap.checkpoint import write_json
 from namap.data import load_domain
 from namap.errors import DataError, UsageError
 from namap.recipes import make_recipe
@@ -140,7 +141,8 @@ def test_a_cell_of_another_configuration_is_never_mixed_in(tmp_path):
     wanted = runner.configuration(scene, "copy", None)
     cell = tmp_path / "copy-0"
     assert not runner.finished(cell, wanted)
-    runner.write_json_at(cell / "result.json", {"configuration": {**wanted, "solutions": 9}})
+    cell.mkdir()
+    write_json(cell / "result.json", {"configuration": {**wanted, "solutions": 9}})
     with pytest.raises(UsageError, match="another configuration"):
         runner.finished(cell, wanted)
 

@@ -29,17 +29,19 @@ def attribute_judge(scene: Scene, home: Path) -> Judge:
     file = np.load(scene.root / "avatars.npz")
     realism = Realism(scene, home)
     train, shown = file["x_train"], scene.y_test.images
+    split, rows = scene.judged("y_test")
+    split = split.removeprefix("y_")
     tones = {name: label_tones(train, file[f"{label}_train"], PATCHES[name]) for name, label in LABELS.items()}
 
     def judge(x: np.ndarray, of: str = "y_test") -> dict[str, Any]:
         scores = {}
         for name, label in LABELS.items():
-            labels = file[f"{label}_test"]
+            labels = file[f"{label}_{split}"][rows]
             seen = labels != UNSEEN
             wanted = np.array([tones[name][value] for value in labels[seen]])
             each = [np.corrcoef(luminance(x[seen, k], PATCHES[name]), wanted)[0, 1] for k in range(x.shape[1])]
             scores |= {name: float(each[0]), f"{name}_all_solutions": float(np.mean(each))}
-        glasses = file["glasses_test"] > 0
+        glasses = file[f"glasses_{split}"][rows] > 0
         contrast = x[:, 0, :, EYES[0], EYES[1]].astype(np.float32).std((1, 2, 3))
         own = shown[:, :, EYES[0], EYES[1]].astype(np.float32).std((1, 2, 3))
         scores["glasses"] = float(np.corrcoef(contrast, glasses)[0, 1])

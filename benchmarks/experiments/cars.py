@@ -35,13 +35,14 @@ class AngleTask(ClassifierTask):
 
 def angles(scene: Scene, which: str) -> np.ndarray:
     """Azimuths in degrees, of the rows of a split."""
+    which, rows = scene.judged(which)
     source = getattr(scene.sources, which).format(root=scene.root)
     if ".npz:" in source:
         path, _, key = source.partition(":")
-        return np.load(path)[key.replace("x_", "angle_deg_")].astype(np.int64)
+        return np.load(path)[key.replace("x_", "angle_deg_")].astype(np.int64)[rows]
     with (Path(source) / "angles.csv").open(newline="") as file:
         by_name = {row["file"]: float(row["angle"]) for row in csv.DictReader(file)}
-    return np.array([by_name[Path(name).name] for name in scene.load(which).names]).round().astype(np.int64)
+    return np.array([by_name[Path(name).name] for name in scene.load(which).names]).round().astype(np.int64)[rows]
 
 
 def angle_judge(scene: Scene, home: Path) -> Judge:

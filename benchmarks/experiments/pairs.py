@@ -24,9 +24,12 @@ HEADLINE = {
 def pair_judge(scene: Scene, home: Path) -> Judge:
     """Perceptual distance to the true photograph; the class kept, where there are classes."""
     score = Realism(scene, home) if scene.x_train.labels is None else label_judge(scene, home)
+    split, rows = scene.judged("y_test")
+    photos = scene.load(split.replace("y", "x")).images[rows]  # row by row those of the drawings
 
     def judge(x: np.ndarray, of: str = "y_test") -> dict[str, Any]:
-        each = np.stack([perceptual_distance(x[:, k], scene.x_test.images, scene.features) for k in range(x.shape[1])])
+        truth = photos if of == "y_test" else scene.x_test.images
+        each = np.stack([perceptual_distance(x[:, k], truth, scene.features) for k in range(x.shape[1])])
         scores = score(x) if isinstance(score, Realism) else score(x, of)
         return {"distance": float(each[0].mean()), "best_distance": float(each.min(0).mean()), **scores}
 

@@ -27,6 +27,14 @@ def bench(
         Path | None, typer.Option(help="Where the data files are; default: $NAMAP_DATA, then ../shared/data.")
     ] = None,
     runs: Annotated[Path, typer.Option(help="Where cells train and keep their results.")] = Path("runs/bench"),
+    ablate: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="CHANGE",
+            help="'NAME: key=value,key=value': namap's row with settings changed (generator.KEY: those of G), judged "
+            "on queries held out of the training ones. May be repeated.",
+        ),
+    ] = None,
     tables: Annotated[bool, typer.Option("--tables", help="Only write RESULTS.md from the results.")] = False,
     quick: Annotated[bool, typer.Option("--quick", help="Seconds in place of minutes: to see that it runs.")] = False,
     output: Annotated[
@@ -52,6 +60,11 @@ def bench(
         from benchmarks.tables import main as write_tables  # pyright: ignore[reportMissingImports]
 
         return write_tables()
+    if ablate:
+        from benchmarks.ablation import run_ablation  # pyright: ignore[reportMissingImports]
+
+        rows, text = run_ablation(name, ablate, parse_seeds(seeds), data, data_root, runs, quick, quiet)
+        return say({"rows": rows}, as_json, text)
     from benchmarks.runner import run_bench, summary_lines  # pyright: ignore[reportMissingImports]
 
     methods = None if method is None else method.split(",")

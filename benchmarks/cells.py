@@ -1,0 +1,94 @@
+"""Cells: one row of a table with one seed, measured in a process of its own, kept in a directory of its own.
+
+A cell leaves `wanted.json` (its configuration), `result.json` and its answers. A cell that has its result is never
+measured again; training in one that was interrupted goes on from its checkpoint.
+"""
+
+import platform
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from namap.checkpoint import read_json, write_json
+from namap.errors import NamapError, UsageError
+from namap.report import version_rows
+from namap.runs import differences
+
+ROOT = Path(__file__).parents[1]
+
+
+def finished(cell: Path, wanted: dict[str, Any]) -> bool:
+    """Whether a cell is there.
+
+    Raises:
+        UsageError: it was measured, or begun, with another configuration; the differences are named.
+    """
+    for name in ("result.json", "wanted.json"):
+        if (cell / name).exists():
+            there = read_json(cell / name)
+            changed = differences(there.get("configuration", there), wanted)
+            if changed:
+                raise UsageError(
+                    f"{cell}: was measured with another configuration: {'; '.join(changed)}; "
+                    "remove it to measure it anew"
+                )
+            return name == "result.json"
+    return False
+
+
+def run_cell_apart(arguments: list[str], cell: Path, wanted: dict[str, Any], quiet: bool) -> None:
+    """Run `benchmarks.runner` on a cell in a process of its own: its peak of memory is its own, and it may be killed.
+
+    Raises:
+        NamapError: the cell failed; its own line has said why.
+    """
+    cell.mkdir(parents=True, exist_ok=True)
+    write_json(cell / "wanted.json", wanted)
+    command = [sys.executable, "-m", "benchmarks.runner", *arguments]
+    said = subprocess.PIPE if quiet else None
+    done = subprocess.run(command, check=False, cwd=ROOT, stderr=said, text=True)
+    if code := done.returncode:
+        why = f": {done.stderr.strip().splitlines()[-1]}" if done.stderr else "; run the same command again to go on"
+        error = NamapError(f"bench: {cell.name} ended with exit code {code}{why}")
+        error.exit_code = code if code > 0 else 128 - code
+        raise error
+
+
+def circumstances() -> dict[str, Any]:
+    """Where and with what a cell is measured. `+` after the commit: files of the program differed from it."""
+    git = ["git", "-C", str(ROOT)]
+    commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+    changed = subprocess.run(
+        [*git, "status", "--porcelain", "--", "src", "benchmarks/*.py"], capture_output=True, text=True, check=True
+    ).stdout
+    return {
+        "threads": torch.get_num_threads(),
+        "versions": {**dict(version_rows()), "python": platform.python_version()},
+        "commit": commit + "+" * bool(changed.strip()),
+    }
+
+
+def peak_memory_gb() -> float:
+    """Of this process, so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+@contextmanager
+def cost(cell: Path) -> Iterator[dict[str, float]]:
+    """Seconds of wall-clock and of processor time; those of an interrupted cell add up."""
+    record = cell / "cost.json"
+    spent = read_json(record) if record.exists() else {"wall": 0.0, "processor": 0.0}
+    wall, processor = time.monotonic(), time.process_time()
+    try:
+        yield spent
+    finally:
+        spent["wall"] += time.monotonic() - wall
+        spent["processor"] += time.process_time() - processor
+        write_json(record, spent)
