@@ -67,7 +67,7 @@ def ablate(
         UsageError: an unknown setting; nothing has been measured then.
     """
     rows = []
-    for name, varied in [vary(scene, *parse_change(change)) for change in changes]:
+    for name, changed, varied in [vary(scene, *parse_change(change)) for change in changes]:
         measure(varied, "generator", 0, home / f"{varied.generator_cell}-0", quiet)
         slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
         wanted = configuration(varied, "namap", None)
@@ -75,12 +75,13 @@ def ablate(
             cell = home / f"ablate-{slug}-{digest(wanted)}-{seed}"
             measure(varied, "namap", seed, cell, quiet)
             origin = {"change": name, "experiment": scene.experiment.name, "data": scene.data}
-            rows.append({**origin, **read_json(cell / "result.json")})
+            known = {"settings_changed": changed, "headline": scene.experiment.headline}
+            rows.append({**origin, **known, **read_json(cell / "result.json")})
             append(rows[-1], results / RESULTS_FILE)
     return rows
 
 
-def vary(scene: Scene, name: str, changes: dict[str, Any]) -> tuple[str, Scene]:
+def vary(scene: Scene, name: str, changes: dict[str, Any]) -> tuple[str, dict[str, Any], Scene]:
     """The scene with some settings of the mapping or, with the prefix `generator.`, of G changed."""
     own = {key: value for key, value in changes.items() if not key.startswith(OF_GENERATOR)}
     of_generator = {k.removeprefix(OF_GENERATOR): v for k, v in changes.items() if k.startswith(OF_GENERATOR)}
@@ -88,11 +89,11 @@ def vary(scene: Scene, name: str, changes: dict[str, Any]) -> tuple[str, Scene]:
     experiment, cell = replace(scene.experiment, ours=scene.ours | own), "generator"
     if of_generator:
         recipe = scene.generator
-        if isinstance(recipe, str):
+        if isinstance(recipe, str | None):
             raise UsageError(f"--ablate {name!r}: the generator of {experiment.name} is not trained here")
         recipe = make_settings(type(recipe), asdict(recipe) | of_generator, "the generator")
         experiment, cell = replace(experiment, generator=recipe), f"generator-{digest(asdict(recipe))}"
-    return name, replace(scene, experiment=experiment, held_out=True, generator_cell=cell)
+    return name, changes, replace(scene, experiment=experiment, held_out=True, generator_cell=cell)
 
 
 def digest(values: dict[str, Any]) -> str:

@@ -12,6 +12,8 @@ from namap.evaluation.metrics import kernel_distance, perceptual_diversity
 
 from .scene import QUICK_IMAGES, Judge, Scene
 
+EACH = "each"  # key of a judge's scores: how good each first answer is, larger is better; not kept, only correlated
+
 
 def label_judge(scene: Scene, home: Path) -> Judge:
     """Labels kept, by a NIN trained on X; beside it realism and diversity."""
@@ -20,6 +22,8 @@ def label_judge(scene: Scene, home: Path) -> Judge:
     realism = Realism(scene, home)
 
     def judge(x: np.ndarray, of: str = "y_test") -> dict[str, Any]:
+        if of == "samples":
+            return {**sure(classifier, x[:, 0]), "judge_on_x": classifier.accuracy_on_x, **realism(x)}
         labels = getattr(scene, of).labels
         predicted = classifier.predict(x.reshape(-1, *x.shape[2:])).reshape(x.shape[:2])
         right = predicted == labels[:, None]
@@ -30,10 +34,18 @@ def label_judge(scene: Scene, home: Path) -> Judge:
             "kept_by_any": float(right.any(1).mean()),
             "judge_on_x": classifier.accuracy_on_x,
             "confusion": confusion.tolist(),
+            EACH: right[:, 0].astype(float),
             **realism(x),
         }
 
     return judge
+
+
+def sure(classifier: Classifier, samples: np.ndarray) -> dict[str, Any]:
+    """How sure the judge is of samples of G, and the classes that it sees in them."""
+    probability = classifier.probabilities(samples)
+    classes = np.bincount(probability.argmax(1), minlength=classifier.classes) / len(samples)
+    return {"confidence_on_samples": float(probability.max(1).mean()), "classes_of_samples": classes.round(4).tolist()}
 
 
 class Realism:

@@ -6,7 +6,7 @@ once, in a cell of its own, and shared.
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,35 +23,16 @@ from namap.solving import optimise_codes
 from namap.tensors import autocast, from_numpy, pick_precision, random_stream, to_uint8
 
 from .baselines import RIVALS, train_rival
-from .scene import Scene
+from .scene import Answer, Row, Scene
 
 INVERSION_STARTS, INVERSION_STEPS = 4, 200
 NAM_STEPS = 100  # of Eq. 6, as in VAE-NAM's comparison of run times
 
 
-@dataclass
-class Answer:
-    """What a method gives.
-
-    Attributes:
-        x: uint8 `[n k c h w]`, answers to the test queries (of `bound`: to the test images of X).
-        of: which test images they answer.
-        images_seen: in training, of the mapping or the rival.
-        evidence: what can be seen without labels, e.g. the held-out loss.
-        settings: of the training.
-    """
-
-    x: np.ndarray
-    of: str = "y_test"
-    images_seen: int = 0
-    evidence: dict[str, float] = field(default_factory=dict)
-    settings: dict[str, Any] = field(default_factory=dict)
-
-
 def generator(scene: Scene, seed: int, seconds: float, home: Path) -> Answer:
-    """G of this seed; its answer is a sheet of samples, which nobody judges."""
+    """G of this seed; its answers are samples."""
     settings, images = {}, 0
-    if not isinstance(scene.generator, str):
+    if scene.generator is not None and not isinstance(scene.generator, str):
         recipe = replace(scene.generator, seed=seed)
         train_generator(scene.x_train, recipe, home)
         settings, images = asdict(recipe), recipe.images
@@ -72,8 +53,7 @@ def generator_home(scene: Scene, home: Path, seed: int) -> Path:
 
 def namap(scene: Scene, seed: int, seconds: float, home: Path) -> Answer:
     """namap's best recipe."""
-    settings = {"method": "vae", **scene.ours}
-    return fitted(scene, seed, home, settings)
+    return fitted(scene, seed, home, {"method": "vae", **scene.ours})
 
 
 def paper(method: str) -> Callable[[Scene, int, float, Path], Answer]:
@@ -96,8 +76,9 @@ def fitted(scene: Scene, seed: int, home: Path, settings: dict[str, Any]) -> Ans
     refine = (5 if scene.quick else NAM_STEPS) if settings["method"] == "nam" else None
     found = mapping.translate(scene.y_test, solutions, refine, seed=seed)
     last = read_log(home)[-1]
-    evidence = {"held_out_loss": float(found.losses[:, 0].mean()), "diversity_of_analogies": last["diversity"]}
-    return Answer(found.x, "y_test", mapping.recipe.images, evidence, asdict(mapping.recipe))
+    losses = found.losses[:, 0]
+    evidence = {"loss": float(losses.mean()), "diversity_of_analogies": last["diversity"]}
+    return Answer(found.x, "y_test", mapping.recipe.images, evidence, asdict(mapping.recipe), losses)
 
 
 def make_mapping(scene: Scene, settings: dict[str, Any], g: Generator, seed: int) -> Mapping:
@@ -179,16 +160,25 @@ def bound(scene: Scene, seed: int, seconds: float, home: Path) -> Answer:
     return Answer(to_uint8(torch.cat(parts)).cpu().numpy()[:, None], "x_test")
 
 
-ROWS: dict[str, Callable[[Scene, int, float, Path], Answer]] = {
-    "generator": generator,
-    "namap": namap,
-    "nam": paper("nam"),
-    "ae": paper("ae"),
-    "vae": paper("vae"),
-    **{name: rival(name) for name in RIVALS},
-    "copy": copy,
-    "nearest": nearest,
-    "bound": bound,
+def _ours(scene: Scene) -> dict[str, Any]:
+    return scene.ours
+
+
+def _papers(scene: Scene) -> dict[str, Any]:
+    return scene.experiment.papers
+
+
+GENERATOR = Row(generator, "samples of G")
+PAPERS = {"nam": "NAM", "ae": "AE-NAM", "vae": "VAE-NAM"}
+ROWS: dict[str, Row] = {
+    "generator": GENERATOR,
+    **{
+        name: Row(paper(name), f"{title}, as published", _papers, ("generator",), ("namap",))
+        for name, title in PAPERS.items()
+    },
+    "namap": Row(namap, "namap", _ours, ("generator",)),
+    **{name: Row(rival(name), kind.__name__, budget_of=("generator", "namap")) for name, kind in RIVALS.items()},
+    "copy": Row(copy, "the query itself", once=True),
+    "nearest": Row(nearest, "nearest neighbour in X", once=True),
+    "bound": Row(bound, "G's inversion of test images of X", needs=("generator",)),
 }
-ONCE = ("copy", "nearest")  # the same for every seed
-LIKE_MAPPING = ("nam", "ae", "vae")  # given namap's time for the mapping; rivals get that and the generator's

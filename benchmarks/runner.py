@@ -9,28 +9,55 @@ Budgets are seconds of processor time: what an idle machine with as many threads
 """
 
 import json
+import re
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.stats import spearmanr
 
 from namap.checkpoint import read_json, write_json
 from namap.console import end, keep_freed_memory
 from namap.errors import NamapError, UsageError
-from namap.report import image_grid
 from namap.settings import make_settings
 
 from .cells import circumstances, cost, finished, peak_memory_gb, run_cell_apart
 from .experiments import EXPERIMENTS
-from .methods import LIKE_MAPPING, ONCE, ROWS, Answer
-from .scene import Scene, find_root
+from .figures import draw
+from .judging import EACH
+from .methods import RIVALS, ROWS
+from .scene import Answer, Experiment, Row, Scene, find_root
 
 RESULTS = Path(__file__).parent / "results"
-FIGURE_QUERIES, FIGURE_SIDE = 12, 64
 QUICK_MINUTES = 0.02
-NEEDS = {"namap": ("generator",), "bound": ("generator",)}
+LONGER = re.compile(r"(.+)-([0-9.]+)x")  # a rival's row with a multiple of the equal budget
+
+
+def rows_of(experiment: Experiment, factor: float = 1.0) -> dict[str, Row]:
+    """The rows of an experiment; with a `factor`, also the rivals with so many times the equal budget."""
+    rows = dict(experiment.rows or ROWS)
+    if factor != 1:
+        rows |= {f"{n}-{factor:g}x": longer(row, factor) for n, row in rows.items() if n in RIVALS}
+    return rows
+
+
+def longer(row: Row, factor: float) -> Row:
+    return replace(row, budget_factor=factor, title=f"{row.title}, {factor:g}× the time")
+
+
+def find_row(experiment: Experiment, method: str) -> Row:
+    """The row of this name.
+
+    Raises:
+        UsageError: there is none.
+    """
+    rows = rows_of(experiment)
+    base, factor = found.groups() if (found := LONGER.fullmatch(method)) else (method, "1")
+    if base not in rows or (base != method and base not in RIVALS):
+        raise UsageError(f"--method {method}: unknown; use {', '.join(rows)}")
+    return rows[base] if base == method else longer(rows[base], float(factor))
 
 
 def run_bench(
@@ -44,6 +71,7 @@ def run_bench(
     results: Path = RESULTS,
     quick: bool = False,
     quiet: bool = False,
+    rival_budget: float = 1.0,
 ) -> dict[str, Any]:
     """Measure what is missing, then write the results of all cells that there are.
 
@@ -52,16 +80,16 @@ def run_bench(
         DataError: a missing data file.
     """
     scene = make_scene(name, data, data_root, quick)
+    scene.check_files()
     if quick:
         budget_min = QUICK_MINUTES
-    for method in methods or ROWS:
-        if method not in ROWS:
-            raise UsageError(f"--method {method}: unknown; use {', '.join(ROWS)}")
+    rows = rows_of(scene.experiment, rival_budget)
+    order = in_order(rows, methods or list(rows), scene.experiment)
     home = cells_home(scene, runs)
     for seed in seeds:
-        for method in in_order(methods):
-            cell = home / f"{method}-{0 if method in ONCE else seed}"
-            measure(scene, method, seed, cell, quiet, budget_min)
+        for method in order:
+            row = find_row(scene.experiment, method)
+            measure(scene, method, seed, home / f"{method}-{0 if row.once else seed}", quiet, budget_min)
     return collect(scene, home, home if quick else results)
 
 
@@ -83,12 +111,20 @@ def measure(scene: Scene, method: str, seed: int, cell: Path, quiet: bool, budge
         run_cell_apart([*what, *(["quick"] if scene.quick else [])], cell, wanted, quiet)
 
 
-def in_order(methods: list[str] | None) -> list[str]:
-    """The rows to run, each after what it builds on."""
-    chosen = set(methods or ROWS)
-    for method in tuple(chosen):
-        chosen |= set(NEEDS.get(method, () if method in ONCE else ("generator", "namap")))
-    return [method for method in ROWS if method in chosen]
+def in_order(rows: dict[str, Row], methods: list[str], experiment: Experiment) -> list[str]:
+    """The rows to run, each after what it builds on: what it needs, and the rows whose time it gets."""
+    order: list[str] = []
+
+    def add(method: str) -> None:
+        row = find_row(experiment, method)
+        for before in (*row.needs, *row.budget_of):
+            add(before)
+        if method not in order:
+            order.append(method)
+
+    for method in methods:
+        add(method)
+    return order
 
 
 def make_scene(name: str, data: str, data_root: Path | None, quick: bool = False) -> Scene:
@@ -102,13 +138,18 @@ def make_scene(name: str, data: str, data_root: Path | None, quick: bool = False
 
 def configuration(scene: Scene, method: str, budget_min: float | None) -> dict[str, Any]:
     """What decides a cell's result, as JSON values. Sources, not fingerprints: those are checked by the training."""
-    e = scene.experiment
-    own = {"namap": scene.ours, **dict.fromkeys(LIKE_MAPPING, e.papers)}.get(method, {})
-    budget = None if method in ("generator", "namap", "copy", "nearest", "bound") else budget_min
-    values = {"method": method, "sources": asdict(scene.sources), "settings": own, "budget_min": budget}
-    recipe = scene.generator if isinstance(scene.generator, str) else asdict(scene.generator)
-    values |= {"generator": recipe, "solutions": e.solutions}
-    values |= {"held_out": scene.held_out, "generator_cell": scene.generator_cell}
+    row = find_row(scene.experiment, method)
+    recipe = scene.generator if isinstance(scene.generator, str | None) else asdict(scene.generator)
+    values = {
+        "method": method,
+        "sources": asdict(scene.sources),
+        "settings": row.settings(scene),
+        "budget_min": budget_min if row.budget_of else None,
+        "generator": recipe,
+        "solutions": scene.experiment.solutions,
+        "held_out": scene.held_out,
+        "generator_cell": scene.generator_cell,
+    }
     return json.loads(json.dumps(values))
 
 
@@ -117,7 +158,7 @@ def as_wanted(scene: Scene, wanted: dict[str, Any]) -> Scene:
     experiment = scene.experiment
     if wanted["method"] == "namap":
         experiment = replace(experiment, ours=wanted["settings"])
-    if not isinstance(scene.generator, str):
+    if not isinstance(scene.generator, str | None):
         experiment = replace(experiment, generator=make_settings(type(scene.generator), wanted["generator"]))
     return replace(scene, experiment=experiment, held_out=wanted["held_out"], generator_cell=wanted["generator_cell"])
 
@@ -126,13 +167,15 @@ def run_cell(scene: Scene, method: str, seed: int, cell: Path) -> None:
     """Train, answer and judge one cell; leaves `result.json` and `answers.npz` there."""
     wanted, where = read_json(cell / "wanted.json"), circumstances()
     scene = as_wanted(scene, wanted)
+    row = find_row(scene.experiment, method)
     with cost(cell) as spent:
-        answer = ROWS[method](scene, seed, budget(cell.parent, method, seed, wanted), cell)
-    if answer.of == "samples":
-        measures: dict[str, Any] = {}
-    else:
-        judge = scene.experiment.judge(scene, cell.parent)
-        measures = judge(answer.x, answer.of)
+        answer = row.run(scene, seed, budget(row, cell.parent, seed, wanted["budget_min"]), cell)
+    measures = answer.measures
+    if measures is None and scene.experiment.judge is not None:
+        measures = scene.experiment.judge(scene, cell.parent)(answer.x, answer.of)
+    each = (measures or {}).pop(EACH, None)
+    if each is not None and answer.losses is not None:
+        answer.evidence["loss_tells"] = float(spearmanr(-answer.losses, each).statistic)
     np.savez_compressed(cell / "answers.npz", x=answer.x)
     write_json(cell / "result.json", {"seed": seed, **record(answer, wanted, spent), **where, "measures": measures})
 
@@ -150,72 +193,48 @@ def record(answer: Answer, wanted: dict[str, Any], spent: dict[str, float]) -> d
     }
 
 
-def budget(home: Path, method: str, seed: int, wanted: dict[str, Any]) -> float:
-    """Seconds that a row may train: what namap's row took, or what `--budget-min` says."""
-    if wanted["budget_min"] is not None:
-        return 60 * wanted["budget_min"]
-    if method in ("generator", "namap", *ONCE, "bound"):
+def budget(row: Row, home: Path, seed: int, budget_min: float | None) -> float:
+    """Seconds that a row may train: what the rows took that it is compared with, or what `--budget-min` says."""
+    if not row.budget_of:
         return 0.0
-    mine = read_json(home / f"namap-{seed}" / "result.json")["seconds"]["processor"]
-    if method in LIKE_MAPPING:
-        return mine
-    return mine + read_json(home / f"generator-{seed}" / "result.json")["seconds"]["processor"]
+    if budget_min is not None:
+        return 60 * budget_min * row.budget_factor
+    took = (read_json(home / f"{other}-{seed}" / "result.json")["seconds"]["processor"] for other in row.budget_of)
+    return row.budget_factor * sum(took)
 
 
 def collect(scene: Scene, home: Path, results: Path) -> dict[str, Any]:
     """`NAME.json` and `NAME.png` from the cells."""
-    cells = [
-        read_json(path) for path in sorted(home.glob("*/result.json")) if not path.parent.name.startswith("ablate-")
-    ]
-    cells = [cell for cell in cells if cell["configuration"]["generator_cell"] == "generator"]
-    order = list(ROWS)
-    cells.sort(key=lambda c: (order.index(c["method"]), c["seed"]))
-    suffix = "" if scene.data == "reference" else f"-{scene.data}"
-    name = scene.experiment.name + suffix
+    paths = [p for p in sorted(home.glob("*/result.json")) if not p.parent.name.startswith("ablate-")]
+    cells = [cell for cell in map(read_json, paths) if cell["configuration"]["generator_cell"] == "generator"]
+    order = list(rows_of(scene.experiment))
+    cells.sort(key=lambda c: (order.index(LONGER.sub(r"\1", c["method"])), c["method"], c["seed"]))
+    name = scene.experiment.name + ("" if scene.data == "reference" else f"-{scene.data}")
     summary = {
         "name": scene.experiment.name,
         "what": scene.experiment.what,
         "data": scene.data,
+        "published": scene.experiment.published,
         "headline": scene.experiment.headline,
+        "lower": scene.experiment.lower,
+        "rows": {m: find_row(scene.experiment, m).title for m in dict.fromkeys(c["method"] for c in cells)},
         "cells": cells,
     }
     results.mkdir(parents=True, exist_ok=True)
     write_json(results / f"{name}.json", summary)
-    figure(scene, home, results / f"{name}.png")
+    draw(scene, home, summary["rows"]).save(results / f"{name}.png", optimize=True)
     return summary
-
-
-def figure(scene: Scene, home: Path, output: Path) -> None:
-    """Queries, drawn by seed, and the answers of every row with seed 0 below them."""
-    from PIL import Image, ImageDraw
-
-    queries = scene.y_test.images
-    shown = np.random.default_rng(0).permutation(len(queries))[:FIGURE_QUERIES]
-    rows = {"query": list(queries[shown])}
-    for method in ROWS:
-        path = home / f"{method}-0" / "answers.npz"
-        if path.exists() and method not in ("generator", "bound"):
-            x = np.load(path)["x"][shown]
-            rows |= {method if k == 0 else f"{method} {k + 1}": list(x[:, k]) for k in range(min(2, x.shape[1]))}
-    sheet = Image.new("RGB", (110 + FIGURE_QUERIES * (FIGURE_SIDE + 2), len(rows) * (FIGURE_SIDE + 2)), "white")
-    pen = ImageDraw.Draw(sheet)
-    for number, (label, images) in enumerate(rows.items()):
-        top = number * (FIGURE_SIDE + 2)
-        pen.text((4, top + FIGURE_SIDE // 2 - 6), label, fill="black")
-        for column, image in enumerate(images):
-            tile = image_grid([[image]]).resize((FIGURE_SIDE, FIGURE_SIDE), Image.Resampling.NEAREST)
-            sheet.paste(tile, (110 + column * (FIGURE_SIDE + 2), top))
-    sheet.save(output, optimize=True)
 
 
 def summary_lines(result: dict[str, Any]) -> str:
     """The headline measures of every row, mean and spread over the seeds."""
-    lines = [result["what"], " ".join(["row".ljust(12), *(h.rjust(16) for h in result["headline"].values())])]
-    for method in ROWS:
+    width = max((len(title) for title in result["rows"].values()), default=0) + 2
+    lines = [result["what"], " ".join(["row".ljust(width), *(h.rjust(16) for h in result["headline"].values())])]
+    for method, title in result["rows"].items():
         cells = [c["measures"] for c in result["cells"] if c["method"] == method and c["measures"]]
         if cells:
             values = [spread([c.get(measure) for c in cells]) for measure in result["headline"]]
-            lines.append(" ".join([method.ljust(12), *(v.rjust(16) for v in values)]))
+            lines.append(" ".join([title.ljust(width), *(v.rjust(16) for v in values)]))
     return "\n".join(lines)
 
 

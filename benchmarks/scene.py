@@ -1,8 +1,9 @@
 """What an experiment is: two domains with a test split each, recipes, and a judge of the answers."""
 
 import os
+import re
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from namap.tensors import random_stream, to_uint8
 VGG_FILE = "weights/vgg16_hed_bsds.safetensors"
 QUICK_IMAGES = 2000
 HELD_OUT = 1000
+ANGLES, CAR_SIDE = "angles.csv", 64  # a folder of cars has this list beside them
 SAMPLES = "samples"  # of the generator, where X has no images of its own
 
 
@@ -36,32 +38,85 @@ class Sources:
 
 @dataclass(frozen=True)
 class Experiment:
-    """Translation of queries of Y to X.
+    """What is asked of every row: translation of queries of Y to X, mostly.
 
     Attributes:
         name: of the command, the results file and the figure.
         what: one sentence for people.
         sources: of each collection of data: `reference` (the one that `--data-root` holds) or `papers`.
-        generator: recipe of G, or what `load_generator` takes.
+        headline: the measures that the results table shows, with their headings.
+        generator: recipe of G, or what `load_generator` takes; None where rows have their own.
         ours: settings of namap's best recipe, beyond the defaults.
         papers: settings of the rows that repeat the papers.
         judge: makes, from a scene and a directory to keep classifiers in, the function that scores answers.
-        headline: the measures that the results table shows, with their headings.
         solutions: analogies per query, where a method can give several.
+        rows: of the table; None: those of every translation, `methods.ROWS`.
+        published: the papers' best, for the results table.
+        lower: less is better of the first measure of the headline.
     """
 
     name: str
     what: str
     sources: dict[str, Sources]
-    generator: dcgan.Recipe | str
-    judge: "Callable[[Scene, Path], Judge]"
     headline: dict[str, str]
+    generator: dcgan.Recipe | str | None = None
     ours: dict[str, Any] = field(default_factory=dict)
     papers: dict[str, Any] = field(default_factory=dict)
+    judge: "Callable[[Scene, Path], Judge] | None" = None
     solutions: int = 4
+    rows: "dict[str, Row] | None" = None
+    published: str = ""
+    lower: bool = False
 
 
-# Scores answers `[n k c h w]` to the test queries, or, with `of="x_test"`, inversions of the test images of X.
+@dataclass
+class Answer:
+    """What a row gives.
+
+    Attributes:
+        x: uint8 `[n k c h w]`, answers to the test queries (of `bound`: to the test images of X).
+        of: which test images they answer.
+        images_seen: in training, of the mapping or the rival.
+        evidence: what can be seen without labels, e.g. the loss.
+        settings: of the training.
+        losses: `[n]` of the first answers, where the row has a loss.
+        measures: where the row measures itself; else the experiment's judge does.
+    """
+
+    x: np.ndarray
+    of: str = "y_test"
+    images_seen: int = 0
+    evidence: dict[str, float] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
+    losses: np.ndarray | None = None
+    measures: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of a table: something that answers the queries.
+
+    Attributes:
+        run: answers, given the scene, a seed, seconds of processor time to train, and the directory of its cell.
+        title: for people.
+        settings: what decides its result beside the scene.
+        needs: rows of the same seed that come before it.
+        budget_of: rows whose seconds it may train; none: it has its own measure.
+        budget_factor: on those.
+        once: it is the same for every seed.
+    """
+
+    run: "Callable[[Scene, int, float, Path], Answer]"
+    title: str
+    settings: "Callable[[Scene], dict[str, Any]]" = lambda scene: {}
+    needs: tuple[str, ...] = ()
+    budget_of: tuple[str, ...] = ()
+    budget_factor: float = 1.0
+    once: bool = False
+
+
+# Scores answers `[n k c h w]`: of="y_test", to the test queries; "x_test", inversions of the test images of X;
+# "samples", samples of G.
 Judge = Callable[[np.ndarray, str], dict[str, Any]]
 
 
@@ -77,9 +132,11 @@ class Scene:
     generator_cell: str = "generator"  # name of the cells that G is taken from
 
     @property
-    def generator(self) -> dcgan.Recipe | str:
+    def generator(self) -> dcgan.Recipe | str | None:
         """Recipe of G, or where it is."""
         recipe = self.experiment.generator
+        if recipe is None:
+            return None
         if isinstance(recipe, str):
             return recipe.format(root=self.root)
         return replace(recipe, images=QUICK_IMAGES, width=8) if self.quick else recipe
@@ -98,18 +155,41 @@ class Scene:
         return self.experiment.ours | ({"images": QUICK_IMAGES} if self.quick else {})
 
     def load(self, which: str) -> ImageDomain:
+        """The images of a split.
+
+        Raises:
+            DataError: their file is missing; says which, and where its README says that it comes from.
+        """
         source = getattr(self.sources, which).format(root=self.root)
         if source == SAMPLES:
             return self.sampled(which)
+        self.check_file(source)
         if "#" in source:
             return half_images(source)
-        file = Path(source.partition(":")[0] if ".npz:" in source else source)
-        if not source.startswith(("torchvision:", "embedded:")) and not file.exists():
-            raise DataError(
-                f"{file}: no such file; {self.experiment.name} reads it: say --data-root or set NAMAP_DATA, "
-                f"and see README.md beside the data, or benchmarks/data, for where it comes from"
-            )
+        if (Path(source) / ANGLES).is_file():
+            return load_domain(source, CAR_SIDE)
         return load_domain(source)
+
+    def check_files(self) -> None:
+        """Look for every file of the experiment, before anything is trained.
+
+        Raises:
+            DataError: one is missing.
+        """
+        sources = [s.format(root=self.root) for s in asdict(self.sources).values()]
+        for source in sources + ([self.generator] if isinstance(self.generator, str) else []):
+            self.check_file(source)
+
+    def check_file(self, source: str) -> None:
+        """Refuse a source whose file or folder is missing."""
+        if source == SAMPLES or source.startswith(("torchvision:", "embedded:")):
+            return
+        file = Path(source.partition(":")[0] if ".npz:" in source else source.partition("#")[0])
+        if not file.exists():
+            raise DataError(
+                f"{file}: no such file; {self.experiment.name} --data {self.data} reads it. "
+                f"{origin(file)}; say --data-root or set NAMAP_DATA if it is elsewhere"
+            )
 
     @property
     def sources(self) -> Sources:
@@ -156,6 +236,17 @@ class Scene:
         """The network of every perceptual measure: four blocks of VGG-16."""
         weights = self.vgg.get("vgg_weights")
         return VGGFeatures(weights, 4, self.vgg.get("vgg_input", "torchvision"))
+
+
+def origin(file: Path) -> str:
+    """Where a missing file comes from: what README.md beside it says, else what `benchmarks/data` knows."""
+    readme = next((p / "README.md" for p in file.parents if (p / "README.md").is_file()), None)
+    if readme is not None:
+        section = readme.read_text().partition(f"## {file.name}")[2].partition("\n## ")[0]
+        found = re.search(r"^Source: (.+)", section, re.M)
+        if found:
+            return f"{readme} says: {found[1].rstrip('.')}"
+    return "benchmarks/data/README.md says how to make or fetch it"
 
 
 def half_images(source: str, side: int = 64) -> ImageDomain:

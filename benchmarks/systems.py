@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from digits import RESULTS
 from namap.data import ImageDomain, load_domain
 from namap.evaluation import evaluate_kept, obtain_classifier
 from namap.exploring import explore, one_query, save_exploration
@@ -37,6 +36,7 @@ from namap.report import image_grid
 from namap.strong import train_mapper
 from namap.tensors import from_numpy, random_stream, to_uint8
 
+RESULTS = Path(__file__).parent / "results"
 SYSTEMS: dict[str, Callable[[Path, Path], dict]] = {}
 
 

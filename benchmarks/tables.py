@@ -1,40 +1,60 @@
-"""Write RESULTS.md and the tables of README.md from the JSON in benchmarks/results/: no number is typed by hand."""
+"""Write RESULTS.md, ABLATION.md and the tables of README.md from what benchmarks/results/ holds: no number is typed."""
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
+from typing import Any
+
+from namap.checkpoint import read_json
+from namap.errors import StorageError
+
+from .experiment_tables import ablation_page, experiment_section, in_order, summary_table
+from .older import generators_table, kept_table, matching_table
 
 HERE = Path(__file__).parent
 README = HERE.parent / "README.md"
 RESULTS = HERE.parent / "RESULTS.md"
+ABLATION = HERE / "ABLATION.md"
+FOLDER = HERE / "results"
+Result = dict[str, Any]
 
 
-def results_table() -> str:
-    rows = ["| X ← Y | digit kept | seeds | copy baseline | judge on real X | minutes |", "|---|---|---|---|---|---|"]
-    names = {
-        "demo": "print ← handwriting (`namap demo`)",
-        "street2digits": "digits ← street digits",
-        "digits2street": "street digits ← digits",
-    }
-    for name, title in names.items():
-        if not (HERE / "results" / f"{name}.json").exists():
-            continue  # not measured yet: no row
-        result = read(name)
-        seeds = list(result["seeds"].values()) if isinstance(result["seeds"], dict) else result["seeds"]
-        kept = [s["kept"] for s in seeds]
-        mean = sum(kept) / len(kept)
-        spread = (sum((k - mean) ** 2 for k in kept) / len(kept)) ** 0.5
-        minutes = result.get("minutes_mean") or result["seconds"] / 60
-        judge = sum(s["classifier_on_x"] for s in seeds) / len(seeds)
-        copy = sum(s["copy_baseline"] for s in seeds) / len(seeds)
-        threads = f"{minutes:.1f} on {result['threads']} core{'s' if result['threads'] > 1 else ''}"
-        rows.append(f"| {title} | **{mean:.1%}** ± {spread:.1%} | {len(kept)} | {copy:.1%} | {judge:.1%} | {threads} |")
-    note = (
-        "Digit kept: share of unseen test queries whose analogy gets the query's digit from a Network-in-Network "
-        "classifier trained on real images of X only; mean and spread over the seeds. Minutes include the generator."
-    )
-    return "\n".join([*rows, "", note])
+def read(name: str) -> Result:
+    return read_json(FOLDER / f"{name}.json")
+
+
+def measured(name: str) -> bool:
+    return (FOLDER / f"{name}.json").exists()
+
+
+def experiments() -> list[Result]:
+    """Results of `namap bench`, in the papers' order."""
+    found = (read_json(path) for path in sorted(FOLDER.glob("*.json")))
+    return in_order([result for result in found if "cells" in result])
+
+
+def older(name: str) -> Result | None:
+    """A result that was measured before the bench had its experiment, and not anew since."""
+    result = read(name) if measured(name) else {"cells": []}
+    return None if "cells" in result else result
+
+
+def figure(name: str) -> str | None:
+    """The path of a figure, from the checkout."""
+    return f"benchmarks/results/{name}.png" if (FOLDER / f"{name}.png").exists() else None
+
+
+def older_digits() -> dict[str, Result]:
+    """The demo, and digits that the bench has not measured yet."""
+    found = {name: older(name) for name in ("demo", "street2digits", "digits2street")}
+    return {name: result for name, result in found.items() if result is not None}
+
+
+def results_block() -> str:
+    """README's: the experiments of the bench, then the demo."""
+    return "\n\n".join(part for part in (summary_table(experiments()), kept_table(older_digits())) if part)
 
 
 def speed_table() -> str:
@@ -53,33 +73,10 @@ def speed_table() -> str:
     return "\n".join(rows)
 
 
-def matching_table() -> str:
-    result = read("matching")
-    rows = ["| matching | top-1 | top-5 | top-1, test | seconds | peak memory |", "|---|---|---|---|---|---|"]
-    for name, r in result["rows"].items():
-        top = f"**{r['train_top1']:.1%}**" if name.startswith("ours") else f"{r['train_top1']:.1%}"
-        rows.append(
-            f"| {name} | {top} | {r['train_top5']:.1%} | {r['test_top1']:.1%} "
-            f"| {r['seconds']:.0f} | {r['peak_gb']:.1f} GB |"
-        )
-    return "\n".join(rows)
-
-
 def promises_table() -> str:
     rows = ["| promise | cases | held |", "|---|---|---|"]
     outcomes = read("promises")["outcomes"]
     return "\n".join([*rows, *(f"| {s} | {o['cases']} | {o['held']} |" for s, o in outcomes.items())])
-
-
-def generators_table() -> str:
-    result = read("generators")
-    rows = [
-        "| generator | digit kept | reconstruction loss | judge's confidence on samples |",
-        "|---|---|---|---|",
-    ]
-    for kind, r in result["kinds"].items():
-        rows.append(f"| {kind} | {r['kept']:.1%} | {r['loss']:.3f} | {r['confidence_on_samples']:.1%} |")
-    return "\n".join(rows)
 
 
 def systems_table() -> str:
@@ -120,49 +117,7 @@ STRONG = {  # mean absolute errors, of 255
 }
 
 
-def experiment_table(result: dict) -> str:
-    """Rows of an experiment of `namap bench`: mean and spread over the seeds. Rows of another commit say so."""
-    headline = result["headline"]
-    rows = [
-        f"| row | {' | '.join(headline.values())} | seeds | images seen | minutes | commit |",
-        f"|---|{'---|' * len(headline)}---|---|---|---|",
-    ]
-    for method in dict.fromkeys(cell["method"] for cell in result["cells"]):
-        cells = [c for c in result["cells"] if c["method"] == method]
-        if len({json.dumps(c["configuration"], sort_keys=True) for c in cells}) > 1:
-            raise SystemExit(f"{result['name']}: the seeds of {method} have different configurations")
-        if not cells[0]["measures"]:
-            continue
-        values = [spread([c["measures"].get(measure) for c in cells]) for measure in headline]
-        seen = f"{cells[0]['images_seen'] / 1000:.0f}k" if cells[0]["images_seen"] else ""
-        minutes = sum(c["seconds"]["processor"] for c in cells) / len(cells) / 60
-        commits = ", ".join(dict.fromkeys(c["commit"][:7] for c in cells))
-        name = f"**{method}**" if method == "namap" else method
-        rows.append(f"| {name} | {' | '.join(values)} | {len(cells)} | {seen} | {minutes:.1f} | {commits} |")
-    own = [c["measures"]["judge_on_x"] for c in result["cells"] if c["measures"].get("judge_on_x") is not None]
-    note = f"The judge on held-out real X: {own[0]:.3g}." if own else ""
-    return "\n".join([*rows, "", note]).strip()
-
-
-def spread(values: list) -> str:
-    """Mean and deviation; nothing where nothing was measured."""
-    known = [v for v in values if v is not None]
-    if not known:
-        return ""
-    mean = sum(known) / len(known)
-    deviation = (sum((v - mean) ** 2 for v in known) / len(known)) ** 0.5
-    return f"{mean:.3g}" + (f" ± {deviation:.2g}" if len(known) > 1 else "")
-
-
-def experiments() -> list[dict]:
-    """Results of `namap bench`, in the order of their names."""
-    found = (json.loads(path.read_text()) for path in sorted((HERE / "results").glob("*.json")))
-    return [result for result in found if "cells" in result]
-
-
-def read(name: str) -> dict:
-    return json.loads((HERE / "results" / f"{name}.json").read_text())
-
+# ---- RESULTS.md --------------------------------------------------------------------------------------------------
 
 FIGURES = {
     "simulator": "Blurred faces in random colours, and the drawn faces whose parameters were recovered",
@@ -180,81 +135,91 @@ SYSTEM_FIGURES = "\n\n".join(
     if (HERE / "results" / f"{name}.png").exists()
 )
 
-SECTIONS = (  # of RESULTS.md: the JSON it needs, the title, what stands above the table, the table, what stands below
-    (
-        "demo",
-        "Digits",
-        "Repeat a row with `namap demo --outdir runs/demo --seeds 0,1,2` or `python benchmarks/digits.py street2digits "
-        "--seeds 0,1,2 --data-root DATA` (or `digits2street`). The papers report 37.4% for SVHN → MNIST and 51.7% for "
-        "MNIST → SVHN, on other pictures.",
-        results_table,
-        "",
-    ),
-    (
-        "generators",
-        "Five generators",
-        "NAM Fig. 4: the same street digits mapped with digit generators of five kinds, one budget for all, smaller "
-        "than above. The paper finds DCGAN and SN-GAN much better than VAE and GLO. Here the DCGAN leads as well, but "
-        "VAE-l is second: its samples look poor, yet its images are sharp where queries put their codes, and it "
-        "reaches more digits (the lowest loss). GLO and the blurred VAE-h are last, as in the paper. One seed each: "
-        "`python benchmarks/generators.py --data-root DATA`.",
-        generators_table,
-        "![Queries; then samples of each generator, and its analogies](benchmarks/results/generators.png)",
-    ),
-    (
-        "systems",
-        "The other systems of the papers",
-        "`python benchmarks/systems.py --data-root DATA`.",
-        systems_table,
-        SYSTEM_FIGURES,
-    ),
-    (
-        "matching",
-        "Matching two sets that exist",
+
+def older_sections() -> list[str]:
+    """What only the older commands have measured."""
+    parts = [
+        "## Digits",
+        "`namap demo --outdir runs/demo --seeds 0,1,2` repeats the first row.",
+        kept_table(older_digits()),
+    ]
+    if (result := older("generators")) is not None:
+        parts += [
+            "## Five generators",
+            "NAM Fig. 4: the same street digits mapped with digit generators of five kinds, one budget for all. The "
+            "paper finds DCGAN and SN-GAN much better than VAE and GLO. One seed each; `namap bench generators` "
+            "measures it anew.",
+            generators_table(result),
+            "![Queries; then samples of each generator, and its analogies](benchmarks/results/generators.png)",
+        ]
+    return parts
+
+
+def matching_section() -> list[str]:
+    if measured("emoji") or (result := older("matching")) is None:
+        return []
+    return [
+        "## Matching two sets that exist",
         "NAM Eq. 1, the step before a generator: which Noto emoji is which Twemoji, of 1160 shuffled pictures a side, "
         "the pairing kept for scoring (128 a side in the test split). `inexact` (Eq. 2) mixes pictures freely; its row "
-        "ranks them by their weight. `python benchmarks/matching.py --data-root DATA`.",
-        matching_table,
-        "![Queries, their matches, and the blurred mixtures of Eq. 2](benchmarks/results/matching.png)\n\n"
-        "Pictures of both designs: Google Noto (Apache-2.0) and Twemoji (CC-BY 4.0, Twitter and contributors).",
-    ),
-)
-
-
-def measured(name: str) -> bool:
-    return (HERE / "results" / f"{name}.json").exists()
+        "ranks them by their weight. `namap bench emoji` measures it anew.",
+        matching_table(result),
+        "![Queries, their matches, and the blurred mixtures of Eq. 2](benchmarks/results/matching.png)",
+    ]
 
 
 def results_page() -> str:
     """RESULTS.md, whole; what is not measured yet has no section."""
     parts = [
         "# Results",
-        "Written by `python benchmarks/tables.py` from the JSON in `benchmarks/results/`; `benchmarks/EXPLORATION.md` "
-        "says what was tried on the way. DATA is the directory of the benchmark data.",
+        "Written by `namap bench --tables` from the JSON in `benchmarks/results/`. `benchmarks/ABLATION.md` says what "
+        "each change of the recipe gave, `benchmarks/EXPLORATION.md` what was tried on the way. The benches look for "
+        "their data in `--data-root`, `$NAMAP_DATA`, then `../shared/data`; `benchmarks/data/README.md` says how to make it.",
     ]
-    for name, title, above, table, below in SECTIONS:
-        if measured(name):
-            parts += [f"## {title}", above, table(), below]
     for result in experiments():
-        what = f"{result['what']} (`namap bench {result['name']} --data {result['data']}`)."
-        parts += [f"## {result['name']}", what[0].upper() + what[1:], experiment_table(result)]
-        parts += [f"![Queries, and the answers of each row](benchmarks/results/{result['name']}.png)"]
+        suffix = "" if result["data"] == "reference" else f"-{result['data']}"
+        parts += experiment_section(result, figure(result["name"] + suffix))
+    parts += older_sections()
+    if measured("systems"):
+        parts += ["## The other systems of the papers", "`python benchmarks/systems.py --data-root DATA`."]
+        parts += [systems_table(), SYSTEM_FIGURES]
+    parts += matching_section()
+    if measured("emoji") or measured("matching"):
+        parts += ["Emoji: Google Noto (Apache-2.0) and Twemoji (CC-BY 4.0, Twitter and contributors)."]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
+def ablations() -> list[Result]:
+    """Rows of all `results/ablation*.jsonl`.
+
+    Raises:
+        StorageError: a line is no row.
+    """
+    rows = []
+    for path in sorted(FOLDER.glob("ablation*.jsonl")):
+        for number, line in enumerate(path.read_text().splitlines(), 1):
+            try:
+                row = json.loads(line)
+                _ = row["change"], row["experiment"], row["measures"].items()
+            except (ValueError, KeyError, TypeError, AttributeError):
+                raise StorageError(f"{path}:{number}: no row with change, experiment and measures") from None
+            rows.append(row)
+    return rows
+
+
 def main() -> None:
-    RESULTS.write_text(results_page())
-    text = README.read_text()
-    for name, needs, table in (
-        ("results", "demo", results_table),
+    """Write all pages; nothing is written where a result is refused."""
+    page, rows, text = results_page(), ablations(), README.read_text()
+    blocks: tuple[tuple[str, str, Callable[[], str]], ...] = (
+        ("results", "demo", results_block),
         ("speed", "speed", speed_table),
         ("promises", "promises", promises_table),
-    ):
+    )
+    for name, needs, table in blocks:
         if measured(needs):
             block = f"<!-- {name} -->\n{table()}\n<!-- /{name} -->"
             text = re.sub(rf"<!-- {name} -->.*<!-- /{name} -->", lambda _, b=block: b, text, flags=re.S)
+    if rows:
+        ABLATION.write_text(ablation_page(rows))
+    RESULTS.write_text(page)
     README.write_text(text)
-
-
-if __name__ == "__main__":
-    main()

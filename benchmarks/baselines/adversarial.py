@@ -88,7 +88,7 @@ def critics(trainable: bool, *modules: nn.Module) -> None:
 def train_rival(
     kind: type[Rival], x: ImageDomain, y: ImageDomain, queries: ImageDomain, seconds: float, seed: int, home: Path
 ) -> tuple[np.ndarray, dict[str, Any]]:
-    """Train a rival for about `seconds` and translate `queries`; returns uint8 `[n 1 c h w]` and what it cost."""
+    """Train a rival for about `seconds` of processor time and translate `queries`; returns uint8 `[n 1 c h w]` and what it cost."""
     channels = max(x.channels, y.channels)
     x, y, queries = (d.resized(x.size, channels) for d in (x, y, queries))
     images = budgeted_images(kind, x, y, seconds, home)
@@ -98,7 +98,7 @@ def train_rival(
 
 
 def budgeted_images(kind: type[Rival], x: ImageDomain, y: ImageDomain, seconds: float, home: Path) -> int:
-    """Images that fit `seconds` on this machine now, measured once and kept, so that a killed run goes on."""
+    """Images that fit `seconds` of processor time, measured once and kept, so that a killed run goes on."""
     record = home / "budget.txt"
     if record.exists():
         return int(record.read_text())
@@ -106,9 +106,9 @@ def budgeted_images(kind: type[Rival], x: ImageDomain, y: ImageDomain, seconds: 
     probe = replace(y, images=y.images[: 64 * kind.batch_size], labels=None)
     for steps in (6, 36):
         run = Run(steps * kind.batch_size, kind.batch_size, quiet=True)
-        started = time.monotonic()
+        started = time.process_time()
         train(kind(x, y, 0), probe, run)
-        times.append(time.monotonic() - started)
+        times.append(time.process_time() - started)
     images = max(1, int(seconds / max((times[1] - times[0]) / 30, 1e-3))) * kind.batch_size
     home.mkdir(parents=True, exist_ok=True)
     record.write_text(str(images))

@@ -39,13 +39,18 @@ def translator(channels: int, width: int = 64, blocks: int = 6) -> nn.Sequential
     return nn.Sequential(*layers, nn.Conv2d(width, channels, 7, 1, 3, padding_mode="reflect"), nn.Tanh())
 
 
-def patch_critic(channels: int, width: int = 64) -> nn.Sequential:
-    """C64-C128-C256-C512 with a 70-pixel field of view, a logit a patch."""
+def patch_critic(channels: int, size: int, width: int = 64) -> nn.Sequential:
+    """C64-C128-C256-C512, a logit a patch of 70 pixels; C64-C128-C256 and 34 pixels for images below 128.
+
+    70 are a quarter of the published 256 pixels. In an image of 32 they would be more than the whole, and instance
+    normalisation would run over maps of 3x3.
+    """
+    scales = ((1, 2), (2, 2), (4, 1)) if size >= 128 else ((1, 2), (2, 1))
     layers: list[nn.Module] = [nn.Conv2d(channels, width, 4, 2, 1), nn.LeakyReLU(0.2, inplace=True)]
-    for scale, stride in ((1, 2), (2, 2), (4, 1)):
+    for scale, stride in scales:
         layers += [nn.Conv2d(width * scale, width * scale * 2, 4, stride, 1), nn.InstanceNorm2d(width * scale * 2)]
         layers += [nn.LeakyReLU(0.2, inplace=True)]
-    return nn.Sequential(*layers, nn.Conv2d(width * 8, 1, 4, 1, 1))
+    return nn.Sequential(*layers, nn.Conv2d(width * 2 * scales[-1][0], 1, 4, 1, 1))
 
 
 class Pool(nn.Module):
@@ -81,7 +86,7 @@ class CycleGAN(Rival):
 
     def networks(self, channels: int, size: int) -> dict[str, nn.Module]:
         nets: dict[str, nn.Module] = {side: translator(channels) for side in ("to_x", "to_y")}
-        nets |= {side: patch_critic(channels) for side in ("critic_x", "critic_y")}
+        nets |= {side: patch_critic(channels, size) for side in ("critic_x", "critic_y")}
         for net in nets.values():
             net.apply(_initialise)
         return nets | {"pool_x": Pool(channels, size), "pool_y": Pool(channels, size)}

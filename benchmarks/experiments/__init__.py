@@ -4,7 +4,10 @@ from ..scene import Experiment
 from .avatars import AVATAR2FACE
 from .cars import CAR2CAR, CAR2CAR_BACK
 from .digits import DIGITS2STREET, HANDWRITING2PRINT, STREET2DIGITS
+from .emoji import EMOJI
+from .generators import GENERATORS
 from .pairs import EDGES2BAGS, EDGES2SHOES
+from .runtime import RUNTIME
 from .styles import BAGS2SHOES
 
 ALL = (
@@ -17,5 +20,8 @@ ALL = (
     BAGS2SHOES,
     AVATAR2FACE,
     HANDWRITING2PRINT,
+    EMOJI,
+    GENERATORS,
+    RUNTIME,
 )
 EXPERIMENTS: dict[str, Experiment] = {e.name: e for e in ALL}

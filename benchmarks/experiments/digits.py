@@ -17,6 +17,7 @@ def sources(x: str, y: str) -> Sources:
 
 STREET2DIGITS = Experiment(
     name="street2digits",
+    published="37.4% for SVHN → MNIST",
     what="house numbers to handwritten digits; digit kept, judged by a classifier of handwritten digits",
     sources={"reference": sources(DIGITS, STREET), "papers": sources(MNIST, SVHN)},
     generator=dcgan.Recipe(latent_dim=32),
@@ -27,6 +28,7 @@ STREET2DIGITS = Experiment(
 
 DIGITS2STREET = Experiment(
     name="digits2street",
+    published="51.7% for MNIST → SVHN",
     what="handwritten digits to house numbers; digit kept, judged by a classifier of house numbers",
     sources={"reference": sources(STREET, DIGITS), "papers": sources(SVHN, MNIST)},
     generator=dcgan.Recipe(latent_dim=64),

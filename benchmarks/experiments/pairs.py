@@ -8,7 +8,7 @@ import numpy as np
 from namap.evaluation.metrics import perceptual_distance
 from namap.generators.families import dcgan
 
-from ..judging import Realism, label_judge
+from ..judging import EACH, Realism, label_judge
 from ..scene import Experiment, Judge, Scene, Sources
 
 HEADLINE = {
@@ -28,10 +28,13 @@ def pair_judge(scene: Scene, home: Path) -> Judge:
     photos = scene.load(split.replace("y", "x")).images[rows]  # row by row those of the drawings
 
     def judge(x: np.ndarray, of: str = "y_test") -> dict[str, Any]:
+        if of == "samples":
+            return score(x) if isinstance(score, Realism) else score(x, of)
         truth = photos if of == "y_test" else scene.x_test.images
         each = np.stack([perceptual_distance(x[:, k], truth, scene.features) for k in range(x.shape[1])])
         scores = score(x) if isinstance(score, Realism) else score(x, of)
-        return {"distance": float(each[0].mean()), "best_distance": float(each.min(0).mean()), **scores}
+        distances = {"distance": float(each[0].mean()), "best_distance": float(each.min(0).mean())}
+        return {EACH: -each[0], **distances, **scores}
 
     return judge
 
@@ -53,6 +56,7 @@ def pairs(name: str, item: str, what: str, file: str, folder: str) -> Experiment
         ours={},
         papers={"beta": 1e-3},
         judge=pair_judge,
+        lower=item != "shoes",  # whose first measure is the class kept
         headline={key: value for key, value in HEADLINE.items() if item == "shoes" or key != "kept"},
     )
 

@@ -18,6 +18,8 @@ def style_judge(scene: Scene, home: Path) -> Judge:
     realism = Realism(scene, home)
 
     def judge(x: np.ndarray, of: str = "y_test") -> dict[str, Any]:
+        if of == "samples":
+            return realism(x)
         queries, answers = material(getattr(scene, of).images), material(x[:, 0])
         kept = {name: float(np.corrcoef(queries[name], answers[name])[0, 1]) for name in queries}
         return {**kept, **realism(x)}

@@ -13,7 +13,9 @@ from .options import AsJson, Debug, Quiet
 
 
 def bench(
-    name: Annotated[str, typer.Argument(help="speed, or an experiment: street2digits, digits2street, …")] = "",
+    name: Annotated[
+        str, typer.Argument(help="speed, or an experiment: street2digits, car2car, emoji, runtime, …")
+    ] = "",
     seeds: Annotated[str, typer.Option(help="Seeds, e.g. 0,1,2.")] = "0,1,2",
     method: Annotated[
         str | None, typer.Option(help="Rows of the table, e.g. namap,nam,cyclegan. Default: all.")
@@ -22,6 +24,10 @@ def bench(
         float | None,
         typer.Option(min=0.01, help="Minutes of processor time for each rival; default: what namap's row took."),
     ] = None,
+    rival_budget: Annotated[
+        float,
+        typer.Option(min=0.1, help="Also give each rival so many times its equal budget, as a row of its own, e.g. 5."),
+    ] = 1.0,
     data: Annotated[str, typer.Option(help="reference, or papers: MNIST, SVHN, edges2shoes, …")] = "reference",
     data_root: Annotated[
         Path | None, typer.Option(help="Where the data files are; default: $NAMAP_DATA, then ../shared/data.")
@@ -68,7 +74,8 @@ def bench(
     from benchmarks.runner import run_bench, summary_lines  # pyright: ignore[reportMissingImports]
 
     methods = None if method is None else method.split(",")
-    result = run_bench(name, parse_seeds(seeds), methods, budget_min, data, data_root, runs, quick=quick, quiet=quiet)
+    how = {"quick": quick, "quiet": quiet, "rival_budget": rival_budget}
+    result = run_bench(name, parse_seeds(seeds), methods, budget_min, data, data_root, runs, **how)
     say(result, as_json, summary_lines(result))
 
 

@@ -1,0 +1,237 @@
+"""Tables of `namap bench` from its JSON alone: a section for each experiment, README's summary, and the ablations."""
+
+import json
+from statistics import fmean, pstdev
+from typing import Any
+
+from scipy.stats import spearmanr
+
+from namap.errors import UsageError
+
+Result = dict[str, Any]
+ORDER = ["street2digits", "digits2street", "car2car", "car2car-back", "edges2shoes", "edges2bags", "bags2shoes"]
+ORDER += ["avatar2face", "emoji", "generators", "runtime"]
+SHARES = ("kept", "kept_by_any", "taken_for_x", "top1", "top5", "top1_small", "top5_small", "within_10_degrees")
+PUBLISHED, RIVALS = ("nam", "ae", "vae"), ("cyclegan", "discogan", "distancegan")
+DATA = {"reference": "the reference data", "papers": "the papers' own data"}
+
+
+# ---- one experiment ----------------------------------------------------------------------------------------------
+
+
+def experiment_section(result: Result, figure: str | None) -> list[str]:
+    """Title, what it is, table, notes and figure.
+
+    Raises:
+        UsageError: its cells do not belong together.
+    """
+    name, data = result["name"], result["data"]
+    check(result)
+    option = "" if data == "reference" else f" --data {data}"
+    repeat = f"`namap bench {name}{option} --method ROW --seeds 0,1,2`"
+    what = f"{result['what'][0].upper()}{result['what'][1:]}. Measured on {DATA[data]}; {repeat} repeats a row."
+    if result.get("published"):
+        what += f" The papers' best, on their data: {result['published']}."
+    image = [f"![Queries, and the answers of each row]({figure})"] if figure else []
+    return [f"## {name}" + ("" if data == "reference" else f", {data}"), what, experiment_table(result), *image]
+
+
+def check(result: Result) -> None:
+    """Refuse cells that were not measured alike; another commit alone is only shown.
+
+    Raises:
+        UsageError: names the rows and what differs.
+    """
+    scenes: dict[str, str] = {}
+    for method, cells in by_row(result).items():
+        texts = {json.dumps(c["configuration"], sort_keys=True) for c in cells}
+        if len(texts) > 1:
+            raise UsageError(f"{result['name']}: the seeds of {method} have different configurations; measure it anew")
+        config = cells[0]["configuration"]
+        for key in ("sources", "solutions", "held_out", "generator"):
+            value = json.dumps(config.get(key), sort_keys=True)
+            if scenes.setdefault(key, value) != value:
+                raise UsageError(f"{result['name']}: {method} was measured with other {key} than the rows before it")
+    if len(result["cells"]) != len({(c["method"], c["seed"]) for c in result["cells"]}):
+        raise UsageError(f"{result['name']}: a seed of a row occurs twice")
+
+
+def by_row(result: Result) -> dict[str, list[Result]]:
+    """The cells of each row, in the order of the file."""
+    rows: dict[str, list[Result]] = {}
+    for cell in result["cells"]:
+        rows.setdefault(cell["method"], []).append(cell)
+    return rows
+
+
+def experiment_table(result: Result) -> str:
+    """Mean and spread over the seeds of each row, and below it what else a reader must know to believe it."""
+    headline, rows = result["headline"], by_row(result)
+    titles = result.get("rows", {})
+    lines = [
+        f"| | row | {' | '.join(headline.values())} | seeds | images seen | minutes | peak memory | commit |",
+        f"|---|---|{'---|' * len(headline)}---|---|---|---|---|",
+    ]
+    for method, cells in rows.items():
+        if not cells[0]["measures"]:
+            continue
+        values = [spread([c["measures"].get(m) for c in cells], m in SHARES) for m in headline]
+        seen = f"{fmean(c['images_seen'] for c in cells) / 1000:.0f}k" if cells[0]["images_seen"] else ""
+        memory = f"{max(c['peak_memory_gb'] for c in cells):.1f} GB"
+        tail = [str(len(cells)), seen, f"{minutes(cells):.1f}", memory, commits(cells)]
+        title = titles.get(method, method)
+        title = f"**{title}**" if method == "namap" else title
+        lines.append(f"| {title} | `{method}` | {' | '.join([*values, *tail])} |")
+    return "\n".join([*lines, "", *notes(result, rows)]).strip()
+
+
+def notes(result: Result, rows: dict[str, list[Result]]) -> list[str]:
+    """Sentences below a table."""
+    found = (
+        ["Minutes are of processor time; those of rows that use G come on top of its own."] if "bound" in rows else []
+    )
+    everything = [c["measures"] for c in result["cells"] if c["measures"]]
+    own = [m["judge_on_x"] for m in everything if m.get("judge_on_x") is not None]
+    unit = "" if "angle" not in result["headline"] else "°, its median error"
+    if own:
+        found.append(
+            f"The judge on held-out real X: {own[0]:.1f}{unit}."
+            if unit
+            else f"The judge on held-out real X: {own[0]:.1%}."
+        )
+    sure = [m["confidence_on_samples"] for m in everything if m.get("confidence_on_samples") is not None]
+    if sure:
+        found.append(f"Its mean confidence on samples of G: {fmean(sure):.1%}.")
+    for cell in rows.get("runtime", []):
+        found.append(runtime_note(cell["measures"]))
+    tells = [c["evidence"]["loss_tells"] for c in rows.get("namap", []) if "loss_tells" in c["evidence"]]
+    if tells:
+        found.append(
+            "The evidence without labels is the loss of an answer; its rank correlation with how good namap's answer "
+            f"is, over queries: {spread(tells)} (1 would tell all, 0 nothing)."
+        )
+    threads = sorted({c["threads"] for c in result["cells"]})
+    found.append(f"Threads: {', '.join(map(str, threads))}.")
+    seen = {c["commit"] for c in result["cells"]}
+    if len(seen) > 1:
+        found.append("**The rows were measured with different commits**, the last column says which.")
+    if any(commit.endswith("+") for commit in seen):
+        found.append("`+`: with changes that were not committed.")
+    return [" ".join(found)]
+
+
+def runtime_note(m: Result) -> str:
+    """Losses and iterations behind the seconds."""
+    steps = ", ".join(f"{r['steps']}: {r['loss']:.3f}" for r in m["refined"])
+    return (
+        f"Mean loss of {m['queries']} queries: {m['one_pass_loss']:.3f} after one pass, {m['nam_loss']:.3f} after "
+        f"{m['nam_steps']} iterations of NAM; encode-then-refine by iterations, {steps}."
+    )
+
+
+def minutes(cells: list[Result]) -> float:
+    """Mean minutes of processor time."""
+    return fmean(c["seconds"]["processor"] for c in cells) / 60
+
+
+def commits(cells: list[Result]) -> str:
+    """The commits of some cells, short."""
+    return ", ".join(dict.fromkeys(c["commit"][:7] + "+" * c["commit"].endswith("+") for c in cells))
+
+
+def spread(values: list[float | None], share: bool = False) -> str:
+    """Mean and deviation, shares in percent; nothing where nothing was measured."""
+    known = [v for v in values if v is not None]
+    if not known:
+        return ""
+    around = f" ± {pstdev(known):.1%}" if share else f" ± {pstdev(known):.2g}"
+    return (f"{fmean(known):.1%}" if share else f"{fmean(known):.3g}") + (around if len(known) > 1 else "")
+
+
+def in_order(results: list[Result]) -> list[Result]:
+    """Results in the papers' order, the others after them."""
+    return sorted(results, key=lambda r: (ORDER.index(r["name"]) if r["name"] in ORDER else len(ORDER), r["data"]))
+
+
+# ---- README ------------------------------------------------------------------------------------------------------
+
+
+def summary_table(results: list[Result]) -> str:
+    """A line for each translation: its first measure for namap, the best published method, the best rival, a copy."""
+    lines = [
+        "| | measure | namap | NAM, AE-NAM or VAE-NAM | best rival | copy | papers |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for result in results:
+        rows = {m: cells for m, cells in by_row(result).items() if cells[0]["measures"]}
+        if "namap" not in rows:
+            continue
+        check(result)
+        measure, heading = next(iter(result["headline"].items()))
+
+        def best(methods: tuple[str, ...], rows=rows, measure=measure, lower=bool(result.get("lower"))) -> str:
+            means = {m: fmean(c["measures"][measure] for c in rows[m]) for m in methods if m in rows}
+            if not means:
+                return ""
+            first = (min if lower else max)(means, key=lambda m: means[m])
+            return f"{spread([c['measures'][measure] for c in rows[first]], measure in SHARES)} ({first})"
+
+        ours = best(("namap",)).removesuffix(" (namap)")
+        others = [best(PUBLISHED), best(RIVALS), best(("copy",)).removesuffix(" (copy)"), result.get("published", "")]
+        lines.append(f"| `{result['name']}` | {heading} | **{ours}** | {' | '.join(others)} |")
+    return "\n".join(lines) if len(lines) > 2 else ""
+
+
+# ---- ablations ---------------------------------------------------------------------------------------------------
+
+
+def ablation_page(rows: list[Result]) -> str:
+    """ABLATION.md: what each change of namap's recipe gave, also where it gave nothing."""
+    parts = [
+        "# What each change gave",
+        "Written by `namap bench --tables` from `benchmarks/results/ablation*.jsonl`, whose rows `namap bench NAME "
+        "--ablate 'CHANGE: key=value,key=value'` appends. Judged on queries held out of the training ones, not on the "
+        "test split. A row with no settings is the recipe of its commit. Mean and spread over the seeds of the mapping.",
+    ]
+    for name in dict.fromkeys(row["experiment"] for row in rows):
+        mine = [row for row in rows if row["experiment"] == name]
+        parts += [f"## {name}", ablation_table(mine), criterion(mine)]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def ablation_table(rows: list[Result]) -> str:
+    """A line for each change and configuration."""
+    headline = next((row["headline"] for row in rows if row.get("headline")), {m: m for m in rows[0]["measures"]})
+    lines = [
+        f"| change | settings | {' | '.join(headline.values())} | loss | seeds | minutes | commit |",
+        f"|---|---|{'---|' * len(headline)}---|---|---|---|",
+    ]
+    groups: dict[tuple[str, str], list[Result]] = {}
+    for row in rows:
+        groups.setdefault((row["change"], json.dumps(row.get("configuration"), sort_keys=True)), []).append(row)
+    for (change, _), group in groups.items():
+        settings = ", ".join(f"{k}={v}" for k, v in group[0].get("settings_changed", {}).items())
+        values = [spread([r["measures"].get(m) for r in group], m in SHARES) for m in headline]
+        loss = spread([r.get("evidence", {}).get("loss") for r in group])
+        took = f"{minutes(group):.1f}" if all("seconds" in r for r in group) else ""
+        made = commits(group) if all("commit" in r for r in group) else ""
+        shown = f"`{settings}`" if settings else ""
+        lines.append(f"| {change} | {shown} | {' | '.join(values)} | {loss} | {len(group)} | {took} | {made} |")
+    return "\n".join(lines)
+
+
+def criterion(rows: list[Result]) -> str:
+    """How the loss of held-out queries ranks runs that share a kind of loss, against the first measure."""
+    headline = next((row["headline"] for row in rows if row.get("headline")), None)
+    first = next(iter(headline or rows[0]["measures"]))
+    kinds: dict[str, list[tuple[float, float]]] = {}
+    for row in rows:
+        loss, good = row.get("evidence", {}).get("loss"), row["measures"].get(first)
+        if loss is not None and good is not None:
+            kinds.setdefault(row.get("settings", {}).get("loss", ""), []).append((-loss, good))
+    said = [
+        f"{spearmanr(*zip(*pairs, strict=True)).statistic:.2f} over {len(pairs)} runs{kind and f' with loss {kind}'}"
+        for kind, pairs in kinds.items()
+        if len(pairs) > 3
+    ]
+    return f"Rank correlation of a lower held-out loss with `{first}`: {'; '.join(said)}." if said else ""
