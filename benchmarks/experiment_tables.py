@@ -191,7 +191,7 @@ def ablation_page(rows: list[Result]) -> str:
         "# What each change gave",
         "Written by `namap bench --tables` from `benchmarks/results/ablation*.jsonl`, whose rows `namap bench NAME "
         "--ablate 'CHANGE: key=value,key=value'` appends. Judged on queries held out of the training ones, not on the "
-        "test split. A row with no settings is the recipe of its commit. Mean and spread over the seeds of the mapping.",
+        "test split. A row with no settings is the recipe of its commit. Mean and spread over seeds of the mapping.",
     ]
     for name in dict.fromkeys(row["experiment"] for row in rows):
         mine = [row for row in rows if row["experiment"] == name]

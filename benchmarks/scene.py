@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -240,10 +241,10 @@ class Scene:
 
 def origin(file: Path) -> str:
     """Where a missing file comes from: what README.md beside it says, else what `benchmarks/data` knows."""
-    readme = next((p / "README.md" for p in file.parents if (p / "README.md").is_file()), None)
+    readme = next((p / "README.md" for p in file.parents[:2] if (p / "README.md").is_file()), None)
     if readme is not None:
         section = readme.read_text().partition(f"## {file.name}")[2].partition("\n## ")[0]
-        found = re.search(r"^Source: (.+)", section, re.M)
+        found = re.search(r"\bSource: (.+)", section)
         if found:
             return f"{readme} says: {found[1].rstrip('.')}"
     return "benchmarks/data/README.md says how to make or fetch it"
@@ -255,13 +256,19 @@ def half_images(source: str, side: int = 64) -> ImageDomain:
     paths = sorted(p for p in Path(folder).glob("*") if p.suffix.lower() in (".jpg", ".jpeg", ".png"))
     if not paths:
         raise DataError(f"{folder}: no pictures; the pix2pix layout is FOLDER/*.jpg, the edges left, the photo right")
-    images = []
-    for path in paths:
-        with Image.open(path) as picture:
-            width, height = picture.size
-            box = (0, 0, width // 2, height) if half == "A" else (width // 2, 0, width, height)
-            images.append(np.asarray(picture.convert("RGB").crop(box).resize((side, side), Image.Resampling.BOX)))
-    return ImageDomain.from_array(np.stack(images).transpose(0, 3, 1, 2), source=source)
+
+    def read(path: Path) -> np.ndarray:
+        try:
+            with Image.open(path) as picture:
+                width, height = picture.size
+                box = (0, 0, width // 2, height) if half == "A" else (width // 2, 0, width, height)
+                return np.asarray(picture.convert("RGB").crop(box).resize((side, side), Image.Resampling.BOX))
+        except (OSError, ValueError) as error:
+            raise DataError(f"{path}: not a readable picture ({error})") from None
+
+    with ThreadPoolExecutor() as pool:
+        images = np.stack(list(pool.map(read, paths)))
+    return ImageDomain.from_array(images.transpose(0, 3, 1, 2), source=source)
 
 
 def find_root(given: Path | None) -> Path:

@@ -174,7 +174,8 @@ def results_page() -> str:
         "# Results",
         "Written by `namap bench --tables` from the JSON in `benchmarks/results/`. `benchmarks/ABLATION.md` says what "
         "each change of the recipe gave, `benchmarks/EXPLORATION.md` what was tried on the way. The benches look for "
-        "their data in `--data-root`, `$NAMAP_DATA`, then `../shared/data`; `benchmarks/data/README.md` says how to make it.",
+        "their data in `--data-root`, `$NAMAP_DATA`, then `../shared/data`; `benchmarks/data/README.md` says how to "
+        "make it.",
     ]
     for result in experiments():
         suffix = "" if result["data"] == "reference" else f"-{result['data']}"

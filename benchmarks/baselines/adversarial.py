@@ -88,7 +88,11 @@ def critics(trainable: bool, *modules: nn.Module) -> None:
 def train_rival(
     kind: type[Rival], x: ImageDomain, y: ImageDomain, queries: ImageDomain, seconds: float, seed: int, home: Path
 ) -> tuple[np.ndarray, dict[str, Any]]:
-    """Train a rival for about `seconds` of processor time and translate `queries`; returns uint8 `[n 1 c h w]` and what it cost."""
+    """Train a rival for about `seconds` of processor time and translate `queries`.
+
+    Returns:
+        Answers uint8 `[n 1 c h w]`, and what they cost.
+    """
     channels = max(x.channels, y.channels)
     x, y, queries = (d.resized(x.size, channels) for d in (x, y, queries))
     images = budgeted_images(kind, x, y, seconds, home)

@@ -1,0 +1,130 @@
+"""RESULTS.md, the summary of README and ABLATION.md from results alone: what is never mixed, and what is visible."""
+
+import json
+import sys
+from copy import deepcopy
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks import tables
+from benchmarks.experiment_tables import ablation_page, check, experiment_section, spread, summary_table
+
+from namap.errors import StorageError, UsageError
+
+CONFIGURATION = {
+    "sources": {"x_train": "a"},
+    "solutions": 4,
+    "held_out": False,
+    "generator": {"width": 8},
+    "settings": {},
+}
+
+
+def cell(method, seed, kept, **more):
+    return {
+        "method": method,
+        "seed": seed,
+        "configuration": CONFIGURATION,
+        "measures": {"kept": kept, "kid": 3.0, "judge_on_x": 0.99},
+        "evidence": {"loss": 0.5, "loss_tells": 0.1},
+        "seconds": {"processor": 120.0, "wall": 130.0},
+        "images_seen": 2000,
+        "peak_memory_gb": 1.5,
+        "threads": 1,
+        "commit": "abcdef0123",
+        **more,
+    }
+
+
+@pytest.fixture
+def result():
+    cells = [cell("namap", s, k) for s, k in enumerate((0.8, 0.9))]
+    cells += [cell("vae", 0, 0.3), cell("cyclegan", 0, 0.5), cell("discogan", 0, 0.4), cell("copy", 0, 0.1)]
+    return {
+        "name": "street2digits",
+        "what": "house numbers",
+        "data": "reference",
+        "published": "37.4%",
+        "headline": {"kept": "digit kept", "kid": "KID"},
+        "lower": False,
+        "rows": {"namap": "namap", "vae": "VAE-NAM", "cyclegan": "CycleGAN", "discogan": "DiscoGAN", "copy": "copy"},
+        "cells": cells,
+    }
+
+
+def test_a_section_says_what_a_reader_must_know(result):
+    page = "\n".join(experiment_section(result, None))
+    assert "| **namap** | `namap` | 85.0% ± 5.0% | 3 ± 0 | 2 | 2k | 2.0 | 1.5 GB | abcdef0 |" in page
+    for words in ("the reference data", "37.4%", "--method ROW", "held-out real X: 99.0%", "0.1 ± 0", "Threads: 1"):
+        assert words in page
+    assert "different commits" not in page
+
+
+def test_another_commit_is_shown_and_another_configuration_refused(result):
+    result["cells"][2]["commit"] = "fffffff9999+"
+    page = "\n".join(experiment_section(result, None))
+    assert "different commits" in page and "fffffff+" in page and "not committed" in page
+    for change, words in (
+        ({"settings": {"beta": 1}}, "seeds of namap have different configurations"),
+        ({"sources": {"x_train": "b"}}, "seeds of namap"),
+    ):
+        mixed = deepcopy(result)
+        mixed["cells"][1]["configuration"] = {**CONFIGURATION, **change}
+        with pytest.raises(UsageError, match=words):
+            check(mixed)
+    mixed = deepcopy(result)
+    mixed["cells"][3]["configuration"] = {**CONFIGURATION, "generator": {"width": 9}}
+    with pytest.raises(UsageError, match="cyclegan was measured with other generator"):
+        check(mixed)
+
+
+def test_the_summary_takes_the_best_of_each_kind(result):
+    line = summary_table([result]).splitlines()[-1]
+    assert line == (
+        "| `street2digits` | digit kept | **85.0% ± 5.0%** | 30.0% (vae) | 50.0% (cyclegan) | 10.0% | 37.4% |"
+    )
+    assert "40.0% (discogan)" in summary_table([{**result, "lower": True}])
+    assert summary_table([]) == ""
+
+
+def test_ablations_keep_configurations_apart_and_rank_the_criterion():
+    def row(change, seed, kept, loss, configuration):
+        own = {"change": change, "experiment": "street2digits", "settings_changed": configuration}
+        return {**cell("namap", seed, kept, configuration=configuration, evidence={"loss": loss}), **own}
+
+    rows = [row("as it is", s, 0.8, 0.4 + s / 10, {}) for s in (0, 1)]
+    rows += [row("late", 0, 0.6, 0.7, {"freedom": 0.9}), row("late", 0, 0.5, 0.8, {"freedom": 0.8})]
+    page = ablation_page(rows)
+    assert page.count("| late |") == 2 and "`freedom=0.9`" in page
+    assert "| as it is |  | 80.0% | " in page.replace(" ± 0.0%", "")
+    assert "lower held-out loss with `kept`: 0.95 over 4 runs" in page
+
+
+def test_a_damaged_row_of_an_ablation_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(tables, "FOLDER", tmp_path)
+    (tmp_path / "ablation.jsonl").write_text('{"change": "a", "experiment": "b", "measures": {}}\n{"change": 1}\n')
+    with pytest.raises(StorageError, match=r"ablation\.jsonl:2"):
+        tables.ablations()
+
+
+def test_pages_are_those_of_the_results(tmp_path, monkeypatch, result):
+    """What is committed was written by the command; a result that is refused leaves the pages alone."""
+    assert tables.RESULTS.read_text() == tables.results_page()
+    assert f"<!-- results -->\n{tables.results_block()}\n<!-- /results -->" in tables.README.read_text()
+    monkeypatch.setattr(tables, "FOLDER", tmp_path)
+    for name in ("RESULTS", "README", "ABLATION"):
+        monkeypatch.setattr(tables, name, tmp_path / f"{name}.md")
+    tables.README.write_text("<!-- results -->\n<!-- /results -->\n")
+    (tmp_path / "demo.json").write_text('{"seeds": {}}')
+    result["cells"][1]["configuration"] = {}
+    (tmp_path / "street2digits.json").write_text(json.dumps(result))
+    with pytest.raises(UsageError, match="different configurations"):
+        tables.main()
+    assert not tables.RESULTS.exists()
+
+
+def test_spread_of_nothing_of_one_and_of_two():
+    assert [spread([]), spread([None]), spread([0.5], True), spread([1.0, 3.0])] == ["", "", "50.0%", "2 ± 1"]
