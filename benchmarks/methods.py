@@ -36,8 +36,9 @@ def generator(scene: Scene, seed: int, seconds: float, home: Path) -> Answer:
         recipe = replace(scene.generator, seed=seed)
         train_generator(scene.x_train, recipe, home)
         settings, images = asdict(recipe), recipe.images
+    g = own_generator(scene, home, seed)
     with torch.no_grad():
-        x = to_uint8(sample(own_generator(scene, home, seed), 500, random_stream(1))).cpu().numpy()
+        x = to_uint8(sample(g, 500, random_stream(1))).cpu().numpy()
     return Answer(x[:, None], "samples", images, {}, settings)
 
 

@@ -146,8 +146,9 @@ class Scene:
         """Samples of a generator that came without images: 4000 for training, 500 others for testing."""
         assert isinstance(self.generator, str)
         count, seed = (4000, 0) if which == "x_train" else (500, 1)
+        g = load_generator(self.generator)  # which is checked with a gradient
         with torch.no_grad():
-            images = sample(load_generator(self.generator), count, random_stream(seed))
+            images = sample(g, count, random_stream(seed))
         return ImageDomain.from_array(to_uint8(images).numpy(), source=f"{self.generator}, seed {seed}")
 
     @property
