@@ -10,6 +10,7 @@ import typer
 from . import cli_app, cli_generators, cli_handing, cli_solutions
 from .cli_bench import bench
 from .cli_match import match
+from .cli_translate import translate
 from .console import clear, end, keep_freed_memory, parse_range, parse_seeds, read_settings, say
 from .errors import DataError, Interrupted, NamapError, StorageError, UsageError
 from .options import (
@@ -54,6 +55,7 @@ mapper_example = example("namap train-mapper runs/map --data sketches/ --outdir 
 app.command("train-mapper", epilog=mapper_example)(cli_solutions.train_mapper)
 ground_example = example("namap ground runs/sketches runs/photos sketches/ --outdir out")
 app.command(epilog=ground_example)(cli_solutions.ground)
+app.command(epilog=example("namap translate runs/map sketches/ --outdir out --solutions 4"))(translate)
 app.command(epilog=example("namap match photos/ sketches/ --outdir out"))(match)
 app.command(epilog=example("namap bench speed"))(bench)
 app.command("app", epilog=example("namap app runs/map --data sketches/ --x photos/"))(cli_app.serve)
@@ -134,57 +136,6 @@ def fit(
         as_json,
         f"{mapping.method} mapping in {outdir}/final; "
         f"next: namap translate {outdir} {data} --outdir {outdir}/analogies",
-    )
-
-
-@app.command(epilog=example("namap translate runs/map sketches/ --outdir out --solutions 4"))
-def translate(
-    model: Annotated[Path, typer.Argument(help="Directory of `namap fit`.")],
-    src: Annotated[str, typer.Argument(metavar="SRC", help="Queries: folder, file.npz:key, …")],
-    outdir: Out,
-    solutions: Annotated[int, typer.Option(min=1, help="Analogies of each query.")] = 1,
-    refine: Annotated[
-        int | None, typer.Option(min=0, help="Iterations of code optimisation (Eq. 6) after the first codes.")
-    ] = None,
-    temperature: Annotated[
-        float, typer.Option(min=0, help="Factor on the noise of further solutions: more is more varied, less faithful.")
-    ] = 1.0,
-    npz: Annotated[bool, typer.Option(help="One analogies.npz (x, codes, losses) in place of PNGs.")] = False,
-    generator: GivenSpec = None,
-    trust_pickle: TrustPickle = False,
-    vgg_weights: VGGWeights = None,
-    vgg_input: VGGInput = "torchvision",
-    seed: Seed = 0,
-    device: Device = "auto",
-    precision: Precision = "auto",
-    quiet: Quiet = False,
-    as_json: AsJson = False,
-    debug: Debug = False,
-) -> None:
-    """Write the analogies of queries: STEM.png, STEM_k1.png … or analogies.npz."""
-    from .data import load_domain
-    from .mapping import Mapping
-
-    mapping = Mapping.from_pretrained(
-        model,
-        generator,
-        trust_pickle,
-        vgg_weights=vgg_weights,
-        vgg_input=vgg_input,
-        device=device,
-        precision=precision,
-    )
-    if Path(src).is_dir() and outdir.resolve().is_relative_to(Path(src).resolve()):
-        raise UsageError(f"--outdir {outdir}: lies in the folder of the queries; choose another")
-    domain = load_domain(src, mapping.image_size, mapping.channels, quiet)
-    found = mapping.translate(domain, solutions, refine, seed, temperature=temperature, quiet=quiet)
-    domain.write_skipped(outdir)
-    written = found.save_npz(outdir) if npz else found.save_pngs(outdir)
-    say(
-        {"outdir": str(outdir), "queries": len(domain), "files": written, "skipped": len(domain.skipped)},
-        as_json,
-        f"{len(domain)} queries, {written} files in {outdir}"
-        + (f"; {len(domain.skipped)} skipped, see skipped.jsonl" if domain.skipped else ""),
     )
 
 

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from .checkpoint import digest
 from .codes import CodeSource
 from .data import ImageDomain
-from .errors import UsageError
+from .data.coverage import compare_coverage
+from .errors import UsageError, warn
 from .generators import Generator, WrappedGenerator, device_of, freeze, sample
 from .losses import (
     Reconstruction,
@@ -32,7 +33,7 @@ from .losses import (
 from .networks import CodeTable, EarnedMapper, PaperMapper, VGGFeatures
 from .networks.vgg import Convention
 from .recipes import Recipe
-from .tensors import Codes, Images, XImages, autocast, from_numpy, place, random_stream
+from .tensors import Codes, Images, XImages, autocast, from_numpy, place, random_stream, to_uint8
 from .training import Batch, Update, late_decay
 
 INFORMATIVE_NATS = 0.01  # a dimension of the code with less KL than this says nothing about its query
@@ -206,6 +207,13 @@ def map_x(mapper: nn.Module, x: XImages, channels: int, recipe: Recipe, like: Im
 
 
 @torch.no_grad()
+def warn_of_coverage(x: Images, domain: ImageDomain) -> None:
+    """Say it in one line where the queries' content is grossly larger, smaller or fuller than that of samples x."""
+    warning = compare_coverage(to_uint8(x).cpu().numpy(), domain.images)
+    if warning:
+        warn(warning)
+
+
 def prior_diversity(generator: Generator, device: torch.device) -> float:
     """How much samples of the generator differ: their deviation per pixel."""
     return sample(generator, 64, random_stream(0, device=device)).std(0).mean().item()

@@ -12,6 +12,7 @@ from typing import Any
 
 from . import checkpoint
 from .errors import StorageError, UsageError
+from .files import storage_errors, sweep
 
 Row = dict[str, Any]  # a line of the log: numbers, and lists with a number for each dimension of the code
 
@@ -41,7 +42,7 @@ def hold(outdir: Path) -> Iterator[None]:
     Raises:
         StorageError: it is held; names the process and its host.
     """
-    with checkpoint.storage_errors(outdir):
+    with storage_errors(outdir):
         outdir.mkdir(parents=True, exist_ok=True)
         file = (outdir / ".lock").open("a+")
     with file:
@@ -50,11 +51,11 @@ def hold(outdir: Path) -> Iterator[None]:
         except BlockingIOError:
             file.seek(0)
             raise StorageError(f"{outdir}: in use by {file.read()}; wait for it, or use another --outdir") from None
-        with checkpoint.storage_errors(outdir):
+        with storage_errors(outdir):
             file.truncate(0)
             os.write(file.fileno(), f"process {os.getpid()} on {socket.gethostname()}".encode())
             for folder in (outdir, outdir / "checkpoints"):
-                checkpoint.sweep(folder)
+                sweep(folder)
         yield
 
 
@@ -75,7 +76,7 @@ def claim(outdir: Path, wanted: dict[str, Any]) -> bool:
                 f"{outdir}: holds a run with another {'; '.join(changed)}; use --overwrite or another --outdir"
             )
     else:
-        with checkpoint.storage_errors(outdir):
+        with storage_errors(outdir):
             outdir.mkdir(parents=True, exist_ok=True)
         checkpoint.write_json(record, wanted)
     return (outdir / "final" / checkpoint.MANIFEST).is_file()
