@@ -1,7 +1,7 @@
 """The verb that translates."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -12,8 +12,8 @@ from .options import AsJson, Debug, Device, GivenSpec, Precision, Quiet, Seed, T
 
 def translate(
     model: Annotated[Path, typer.Argument(help="Directory of `namap fit`.")],
-    src: Annotated[str, typer.Argument(metavar="SRC", help="Queries: folder, file.npz:key, …")],
-    outdir: Annotated[Path, typer.Option(help="Where the analogies go; the same command goes on there.")],
+    src: Annotated[str, typer.Argument(metavar="SRC", help="Queries: folder, file.npz:key, …; for Ray: see --engine.")],
+    outdir: Annotated[str, typer.Option(help="Where the analogies go; the same command goes on there.")],
     solutions: Annotated[int, typer.Option(min=1, help="Analogies of each query.")] = 1,
     refine: Annotated[
         int | None, typer.Option(min=0, help="Iterations of code optimisation (Eq. 6) after the first codes.")
@@ -26,6 +26,18 @@ def translate(
     workers: Annotated[
         int | None, typer.Option(min=0, help="Processes that write PNGs; 0: none. Default: half of the cores.")
     ] = None,
+    engine: Annotated[
+        Literal["local", "ray"],
+        typer.Option(
+            help="ray: on a Ray cluster (RAY_ADDRESS, else this machine), into Parquet files; SRC is a folder, Parquet "
+            "with a column of pictures, or a URI of either, e.g. `s3://bucket/queries`."
+        ),
+    ] = "local",
+    actors: Annotated[
+        int | None, typer.Option(min=1, help="Ray: models at work. Default: one a GPU, else a processor but one.")
+    ] = None,
+    column: Annotated[str | None, typer.Option(help="Ray: column of the pictures. Default: the one of bytes.")] = None,
+    id_column: Annotated[str, typer.Option(help="Ray: column of the ids; made of file and place if not there.")] = "id",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Translate again what is there already.")] = False,
     generator: GivenSpec = None,
     trust_pickle: TrustPickle = False,
@@ -38,40 +50,35 @@ def translate(
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Write the analogies of queries: STEM.png, STEM_k1.png … or analogies.npz. What is there already is kept."""
+    """Write the analogies of queries: STEM.png, STEM_k1.png …, analogies.npz or Parquet. What is there is kept."""
+    place = Path(outdir)
+    if Path(src).is_dir() and place.resolve().is_relative_to(Path(src).resolve()):
+        raise UsageError(f"--outdir {outdir}: lies in the folder of the queries; choose another")
+    loading = {"generator": generator, "trust_pickle": trust_pickle, "vgg_weights": vgg_weights}
+    loading |= {"vgg_input": vgg_input, "device": device, "precision": precision}
+    common = {"refine": refine, "seed": seed, "batch_size": batch_size, "overwrite": overwrite, "quiet": quiet}
+    if engine == "ray":
+        if solutions > 1 or npz or workers is not None:
+            raise UsageError("--engine ray: one analogy a query, as Parquet; without --solutions, --npz, --workers")
+        from .batch import translate_on_ray
+
+        where = {"column": column, "id_column": id_column, "actors": actors}
+        rows = translate_on_ray(model, src, outdir, **where, **common, **loading)
+        result = {"outdir": outdir, **rows._asdict()}
+        return say(result, as_json, f"{rows.rows} rows in {outdir}, {rows.errors} of them errors; {rows.written} new")
     from .data import open_queries
     from .mapping import Mapping
     from .translating import translate_files
 
-    mapping = Mapping.from_pretrained(
-        model,
-        generator,
-        trust_pickle,
-        vgg_weights=vgg_weights,
-        vgg_input=vgg_input,
-        device=device,
-        precision=precision,
-    )
-    if Path(src).is_dir() and outdir.resolve().is_relative_to(Path(src).resolve()):
-        raise UsageError(f"--outdir {outdir}: lies in the folder of the queries; choose another")
+    mapping = Mapping.from_pretrained(model, **loading)
     queries = open_queries(src, mapping.image_size, mapping.channels)
-    how = {"solutions": solutions, "refine": refine, "seed": seed, "temperature": temperature}
-    written = translate_files(
-        mapping,
-        queries,
-        outdir,
-        **how,
-        batch_size=batch_size,
-        npz=npz,
-        workers=workers,
-        overwrite=overwrite,
-        quiet=quiet,
-    )
+    more = {"solutions": solutions, "temperature": temperature, "npz": npz, "workers": workers}
+    written = translate_files(mapping, queries, place, **more, **common)
     skipped = len(queries.skipped)
     count = (queries.total or 0) - skipped
     files = 1 if npz else count * solutions
-    say(
-        {"outdir": str(outdir), "queries": count, "files": files, "written": written, "skipped": skipped},
+    return say(
+        {"outdir": outdir, "queries": count, "files": files, "written": written, "skipped": skipped},
         as_json,
         f"{count} queries, {files} files in {outdir}"
         + (f", {files - written} of them from before" if written < files else "")

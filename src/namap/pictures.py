@@ -1,5 +1,6 @@
 """uint8 arrays as pictures and as PNG files, also in worker processes. Without torch: these import this module."""
 
+import io
 import os
 import signal
 import threading
@@ -27,6 +28,13 @@ WritePngs = Callable[[list[str], np.ndarray], None]
 def to_picture(image: UInt8[np.ndarray, "c h w"]) -> Image.Image:
     """A uint8 array as a Pillow picture, grey or RGB."""
     return Image.fromarray(image[0] if len(image) == 1 else np.ascontiguousarray(image.transpose(1, 2, 0)))
+
+
+def encode_png(image: UInt8[np.ndarray, "c h w"]) -> bytes:
+    """A uint8 array as the content of a PNG file."""
+    buffer = io.BytesIO()
+    to_picture(image).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def write_pngs(folder: Path, names: list[str], images: UInt8[np.ndarray, "n c h w"]) -> None:

@@ -70,7 +70,7 @@ def translate_files(
             parts = counted(mapping.translate_batches(batches, **asked), queries.total, quiet)
             written = save_npz(folder, parts)
         else:
-            since = claim(folder, identity(mapping, queries, {**asked, "batch_size": batch_size}), overwrite)
+            since = claim(folder, identity(mapping, queries.identity, {**asked, "batch_size": batch_size}), overwrite)
             batches = queries.read(batch_size, partial(has_finished, folder, solutions, since))
             parts = counted(mapping.translate_batches(batches, **asked), queries.total, quiet)
             written = write_parts(folder, parts, usual_workers() if workers is None else workers)
@@ -89,11 +89,11 @@ def write_parts(folder: Path, parts: Iterable[Analogies], workers: int) -> int:
     return written
 
 
-def identity(mapping: Mapping, queries: QueryStream, asked: dict[str, Any]) -> dict[str, Any]:
+def identity(mapping: Mapping, queries: str, asked: dict[str, Any]) -> dict[str, Any]:
     """What decides the pictures: the model, the source of the queries, the options."""
     tensors, config = mapping.state()
     model = {**without_places(config), "weights": checkpoint.digest(tensors), "precision": mapping.precision}
-    return json.loads(json.dumps({"model": model, "queries": queries.identity, **asked}))
+    return json.loads(json.dumps({"model": model, "queries": queries, **asked}))
 
 
 def claim(folder: Path, wanted: dict[str, Any], overwrite: bool) -> int:
@@ -105,13 +105,18 @@ def claim(folder: Path, wanted: dict[str, Any], overwrite: bool) -> int:
     """
     record = folder / RECORD
     if record.exists() and not overwrite:
-        changed = differences(checkpoint.read_json(record), wanted)
-        if changed:
-            others = f"holds analogies with another {'; '.join(changed)}"
-            raise UsageError(f"{folder}: {others}; use --overwrite or another --outdir")
+        refuse_another(folder, checkpoint.read_json(record), wanted)
     else:
         checkpoint.write_json(record, wanted)
     return record.stat().st_mtime_ns
+
+
+def refuse_another(folder: str | Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
+    """Name the differences of two translations, where there are any."""
+    changed = differences(found, wanted)
+    if changed:
+        others = f"holds analogies with another {'; '.join(changed)}"
+        raise UsageError(f"{folder}: {others}; use --overwrite or another --outdir")
 
 
 def has_finished(folder: Path, solutions: int, since: int, name: str, changed: int) -> bool:
