@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 RECORD = "_translation.json"  # readers of Parquet pass over names that begin with _
 ID, CONTENT = "id", "content"
+PARQUET = frozenset({".parquet"})
 
 
 class Rows(NamedTuple):
@@ -39,6 +40,15 @@ class Rows(NamedTuple):
     rows: int
     errors: int
     written: int
+
+
+class Found(NamedTuple):
+    """The files of a source: Parquet, or pictures."""
+
+    system: "fs.FileSystem"
+    place: str
+    files: list[str]
+    parquet: bool
 
 
 def translate_on_ray(
@@ -86,10 +96,12 @@ def translate_on_ray(
     mapping = Mapping.from_pretrained(model, **options)
     how = {"refine": refine, "seed": seed}
     with on_cluster(ray, quiet), one_line(ray, source, outdir):
-        system, place = open_place(outdir)
-        record = identity(mapping, _absolute(source), how)
-        done = claim(system, place, record, overwrite)
-        dataset = read_source(ray, source, column, id_column, done)
+        found, (system, place) = find_files(source), open_place(outdir)
+        done = claim(system, place, identity(mapping, found.place, how), overwrite)
+        if found.parquet:
+            dataset = read_rows(ray, found, column, id_column, done)
+        else:
+            dataset = read_pictures(ray, found, done)
         if dataset is None:
             return count_rows(system, place, len(done))
         gpus = int(ray.cluster_resources().get("GPU", 0)) if mapping.device.type == "cuda" else 0
@@ -98,7 +110,7 @@ def translate_on_ray(
         del mapping
         answers = dataset.map_batches(
             Translator,
-            fn_constructor_kwargs={"model": str(model), "how": how, "done": ray.put(done), "options": options},
+            fn_constructor_kwargs={"model": str(model), "how": how, "options": options},
             compute=ray.data.ActorPoolStrategy(size=actors),
             batch_size=batch_size,
             batch_format="pyarrow",
@@ -116,27 +128,23 @@ class Translator:
     Args:
         model: its place.
         how: `refine` and `seed`.
-        done: ids that have an answer already, sorted.
         options: of `Mapping.from_pretrained`.
     """
 
-    def __init__(self, model: str, how: dict[str, Any], done: Any, options: dict[str, Any]):
+    def __init__(self, model: str, how: dict[str, Any], options: dict[str, Any]):
         import ray
 
         torch.set_num_threads(max(1, int(ray.get_runtime_context().get_assigned_resources().get("CPU", 1))))
         self.mapping, self.how = Mapping.from_pretrained(model, **options), how
-        self.done: np.ndarray = ray.get(done)
 
     def __call__(self, table: "pa.Table") -> "pa.Table":
-        """One row for each query that is not done: its answer, or what is wrong with it."""
+        """One row for each query: its answer, or what is wrong with it."""
         import pyarrow as pa
 
         names, contents = (table[column].to_pylist() for column in (ID, CONTENT))
         rows: list[dict[str, Any]] = []
         images = []
         for name, content in zip(names, contents, strict=True):
-            if self.is_done(name):
-                continue
             rows.append({ID: name})
             try:
                 images.append(self.read(content))
@@ -149,11 +157,6 @@ class Translator:
             for row, x, z, loss in zip(sound, found.x, found.codes, found.losses, strict=True):
                 row |= {"analogy_png": encode_png(x[0]), "code": z[0].tolist(), "loss": float(loss[0])}
         return pa.Table.from_pylist(rows, schema())
-
-    def is_done(self, name: str) -> bool:
-        """Whether an earlier run has answered this query."""
-        place = int(np.searchsorted(self.done, name))
-        return place < len(self.done) and self.done[place] == name
 
     def read(self, content: bytes | None) -> np.ndarray:
         """A picture at the size of the mapping.
@@ -240,10 +243,6 @@ def open_place(uri: str) -> tuple["fs.FileSystem", str]:
     return fs.LocalFileSystem(), str(Path(uri).absolute())
 
 
-def _absolute(source: str) -> str:
-    return source if "://" in source else str(Path(source).absolute())
-
-
 def list_files(system: "fs.FileSystem", place: str, suffixes: frozenset[str]) -> list[str]:
     """Files of a directory and below with one of these suffixes, or the one file that `place` is, in order."""
     from pyarrow import fs
@@ -255,11 +254,6 @@ def list_files(system: "fs.FileSystem", place: str, suffixes: frozenset[str]) ->
         return []
     found = system.get_file_info(fs.FileSelector(place, recursive=True))
     return sorted(f.path for f in found if f.is_file and Path(f.path).suffix.lower() in suffixes)
-
-
-def own_files(system: "fs.FileSystem", place: str) -> list[str]:
-    """Parquet files of answers."""
-    return list_files(system, place, frozenset({".parquet"}))
 
 
 def claim(system: "fs.FileSystem", place: str, wanted: dict[str, Any], overwrite: bool) -> np.ndarray:
@@ -279,14 +273,14 @@ def claim(system: "fs.FileSystem", place: str, wanted: dict[str, Any], overwrite
     if known and not overwrite:
         with system.open_input_stream(record) as file:
             refuse_another(place, json.loads(file.read()), wanted)
-    elif not known and own_files(system, place):
+    elif not known and list_files(system, place, PARQUET):
         raise UsageError(f"{place}: holds Parquet files of something else; use another --outdir")
     else:
-        for path in own_files(system, place):
+        for path in list_files(system, place, PARQUET):
             system.delete_file(path)
         with system.open_output_stream(record) as file:
             file.write(json.dumps(wanted, indent=2).encode())
-    for path in own_files(system, place):
+    for path in list_files(system, place, PARQUET):
         try:
             ids.append(parquet.read_table(path, columns=[ID], filesystem=system)[ID].to_numpy().astype(str))
         except pa.ArrowInvalid:
@@ -299,35 +293,44 @@ def count_rows(system: "fs.FileSystem", place: str, before: int) -> Rows:
     from pyarrow import parquet
 
     rows = errors = 0
-    for path in own_files(system, place):
+    for path in list_files(system, place, PARQUET):
         column = parquet.read_table(path, columns=["error"], filesystem=system)["error"]
         rows, errors = rows + len(column), errors + len(column) - column.null_count
     return Rows(rows, errors, rows - before)
 
 
-def read_source(ray: Any, source: str, column: str | None, id_column: str, done: np.ndarray) -> "Dataset | None":
-    """Queries as a data set of `{id, content}`; None where all of them are done.
+def find_files(source: str) -> Found:
+    """The files that a path or a URI stands for: Parquet, or where there is none, pictures.
 
     Raises:
         DataError: nothing there.
     """
     system, place = open_place(source)
-    tables = list_files(system, place, frozenset({".parquet"}))
-    if tables:
-        dataset = ray.data.read_parquet(tables, filesystem=system, include_paths=True, include_row_hash=True)
-        picked = pick_columns(source, dataset.schema().base_schema, column, id_column)
-        return dataset.map_batches(_rename, fn_kwargs=picked, batch_format="pyarrow", zero_copy_batch=True)
-    files = list_files(system, place, SUFFIXES)
-    if not files:
-        kinds = ", ".join(sorted(SUFFIXES | {".parquet"}))
-        raise DataError(f"{source}: no files ({kinds}) there; give a folder, a Parquet file or a URI of one")
-    root = f"{place.rstrip('/')}/" if files != [place] else f"{place.rpartition('/')[0]}/"
-    known = {*done.tolist()}
-    files = [f for f in files if f.removeprefix(root) not in known]
+    for suffixes in (PARQUET, SUFFIXES):
+        files = list_files(system, place, suffixes)
+        if files:
+            return Found(system, place, files, suffixes is PARQUET)
+    kinds = ", ".join(sorted(SUFFIXES | PARQUET))
+    raise DataError(f"{source}: no files ({kinds}) there; give a folder, a Parquet file or a URI of one")
+
+
+def read_pictures(ray: Any, found: Found, done: np.ndarray) -> "Dataset | None":
+    """Pictures as a data set of `{id, content}`, without those that are done; None where all are."""
+    folder = found.place.rpartition("/")[0] if found.files == [found.place] else found.place.rstrip("/")
+    root, known = f"{folder}/", {*done.tolist()}
+    files = [f for f in found.files if f.removeprefix(root) not in known]
     if not files:
         return None
-    dataset = ray.data.read_binary_files(files, filesystem=system, include_paths=True)
+    dataset = ray.data.read_binary_files(files, filesystem=found.system, include_paths=True)
     return dataset.map_batches(_name, fn_kwargs={"root": root}, batch_format="pyarrow", zero_copy_batch=True)
+
+
+def read_rows(ray: Any, found: Found, column: str | None, id_column: str, done: np.ndarray) -> "Dataset":
+    """Rows of Parquet files as a data set of `{id, content}`, without those that are done."""
+    dataset = ray.data.read_parquet(found.files, filesystem=found.system, include_paths=True, include_row_hash=True)
+    picked = pick_columns(found.place, dataset.schema().base_schema, column, id_column)
+    how = {**picked, "done": done}
+    return dataset.map_batches(_rename, fn_kwargs=how, batch_format="pyarrow", zero_copy_batch=True)
 
 
 def _name(table: "pa.Table", root: str) -> "pa.Table":
@@ -338,18 +341,19 @@ def _name(table: "pa.Table", root: str) -> "pa.Table":
     return pa.table({ID: names, CONTENT: table["bytes"]})
 
 
-def _rename(table: "pa.Table", column: str, id_column: str | None) -> "pa.Table":
-    """Rows of Parquet files as `{id, content}`."""
+def _rename(table: "pa.Table", column: str, id_column: str | None, done: np.ndarray) -> "pa.Table":
+    """Rows of Parquet files as `{id, content}`, without those that are done."""
     import pyarrow as pa
 
     content = table[column].to_pylist()
     if id_column:
-        names = map(str, table[id_column].to_pylist())
+        names = [str(name) for name in table[id_column].to_pylist()]
     else:
         paths, places = table["path"].to_pylist(), table["row_hash"].to_pylist()
-        names = (f"{Path(p).stem}-{h:016x}" for p, h in zip(paths, places, strict=True))
+        names = [f"{Path(p).stem}-{h:016x}" for p, h in zip(paths, places, strict=True)]
     content = [c.get("bytes") if isinstance(c, dict) else c for c in content]
-    return pa.table({ID: pa.array(names, pa.string()), CONTENT: pa.array(content, pa.large_binary())})
+    found = pa.table({ID: pa.array(names, pa.string()), CONTENT: pa.array(content, pa.large_binary())})
+    return found.filter(~np.isin(np.array(names, str), done))
 
 
 def pick_columns(source: str, found: "pa.Schema", column: str | None, id_column: str) -> dict[str, str | None]:
