@@ -5,6 +5,7 @@ import io
 import json
 import os
 import signal
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -95,13 +96,11 @@ def translate_on_ray(
     ray = import_ray()
     mapping = Mapping.from_pretrained(model, **options)
     how = {"refine": refine, "seed": seed}
-    with on_cluster(ray, quiet), one_line(ray, source, outdir):
+    with one_line(ray, source, outdir), on_cluster(ray, quiet):
         found, (system, place) = find_files(source), open_place(outdir)
-        done = claim(system, place, identity(mapping, found.place, how), overwrite)
-        if found.parquet:
-            dataset = read_rows(ray, found, column, id_column, done)
-        else:
-            dataset = read_pictures(ray, found, done)
+        asked = {**how, "column": column, "id_column": id_column}
+        done = claim(system, place, identity(mapping, found.place, asked), overwrite)
+        dataset = read_rows(ray, found, column, id_column, done) if found.parquet else read_pictures(ray, found, done)
         if dataset is None:
             return count_rows(system, place, len(done))
         gpus = int(ray.cluster_resources().get("GPU", 0)) if mapping.device.type == "cuda" else 0
@@ -203,8 +202,9 @@ def on_cluster(ray: Any, quiet: bool) -> Iterator[None]:
         return
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     ray.init(include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-    for number, handler in handlers.items():  # Ray has its own, with another exit code
-        signal.signal(number, handler)
+    if threading.current_thread() is threading.main_thread():
+        for number, handler in handlers.items():  # Ray has its own, with another exit code
+            signal.signal(number, handler)
     try:
         yield
     finally:
@@ -248,8 +248,8 @@ def list_files(system: "fs.FileSystem", place: str, suffixes: frozenset[str]) ->
     from pyarrow import fs
 
     info = system.get_file_info(place)
-    if info.type == fs.FileType.File:
-        return [place]
+    if info.is_file:
+        return [place] if Path(place).suffix.lower() in suffixes else []
     if info.type == fs.FileType.NotFound:
         return []
     found = system.get_file_info(fs.FileSelector(place, recursive=True))
