@@ -11,7 +11,7 @@ from . import cli_app, cli_generators, cli_handing, cli_solutions
 from .cli_bench import bench
 from .cli_match import match
 from .cli_translate import translate
-from .console import clear, end, keep_freed_memory, parse_range, parse_seeds, read_settings, say
+from .console import clear, end, keep_freed_memory, leave, parse_range, parse_seeds, read_settings, say, take_part
 from .errors import DataError, Interrupted, NamapError, StorageError, UsageError
 from .options import (
     AsJson,
@@ -303,7 +303,10 @@ def main() -> None:
     keep_freed_memory()
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
-        sys.exit(app(standalone_mode=False))
+        take_part(next((word for word in sys.argv[1:] if not word.startswith("-")), ""))
+        code = app(standalone_mode=False)
+        leave()
+        sys.exit(code)
     except WrongUse as error:
         if len(sys.argv) == 1:  # its help has been shown
             sys.exit(UsageError.exit_code)

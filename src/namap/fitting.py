@@ -124,6 +124,8 @@ def draw_queries(domain: ImageDomain, recipe: Recipe) -> ImageDomain:
 class MappingTask:
     """The one training step that the three methods share."""
 
+    divisible = True
+
     def __init__(
         self,
         generator: Generator,

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import UInt8
 from torch import nn
 
-from . import checkpoint, fitting
+from . import checkpoint, fitting, processes
 from .analogies import Analogies, counted
 from .codes import CodeSource, make_codes
 from .data import ImageDomain, load_domain
@@ -24,7 +24,7 @@ from .hub import local_model, push
 from .losses import Reconstruction
 from .networks.vgg import Convention
 from .recipes import Method, Recipe, complete_recipe
-from .runs import occupied
+from .runs import load_result, occupied
 from .saving import count_codes, mapping_state, read_mapping
 from .solving import optimise_codes
 from .tensors import (
@@ -122,14 +122,13 @@ class Mapping:
         home = None if outdir is None else Path(outdir)
         with occupied(home, identity(task, domain, run)) as finished:
             if finished and home is not None:
-                tensors, _ = checkpoint.load_directory(home / "final")
-                self.restore(tensors, home / "final")
+                self.restore(load_result(home), home / "final")
                 return self
-            if home is not None:
+            if home is not None and processes.is_main():
                 domain.write_skipped(home)
             train(task, domain, run, home)
             self.eval()
-            if home is not None:
+            if home is not None and processes.is_main():
                 self.save_pretrained(home / "final")
         return self
 
