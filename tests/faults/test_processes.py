@@ -1,0 +1,150 @@
+"""Several processes train what one would, lose each other, and go on in another number."""
+
+import os
+import resource
+import signal
+import socket
+import time
+
+import numpy as np
+import pytest
+import tiny
+import together
+from test_kills import newest
+from together import Together
+
+from namap import checkpoint, processes
+from namap.runs import read_log
+
+STEPS = 8
+OF_PARTS = ("seconds", "code_spread", "diversity", "copies", "informative_dimensions")  # measured within each part
+SOME = ["vae", "nam", "generator"]
+OTHERS = [pytest.param(name, marks=pytest.mark.long) for name in ("ae", "wae", "glo", "vae-generator")]
+
+
+@pytest.fixture(scope="session")
+def alone(forks, tmp_path_factory):
+    """Directories of runs of one process."""
+    folder, done = tmp_path_factory.mktemp("alone"), {}
+
+    def run(name, steps=STEPS):
+        if (name, steps) not in done:
+            done[name, steps] = folder / f"{name}-{steps}"
+            process = forks.Process(target=together.work, args=(name, done[name, steps], steps))
+            process.start()
+            process.join()
+        return done[name, steps]
+
+    return run
+
+
+def same(ours, theirs):
+    """Logs to 1e-4 and weights to 1e-3: the same steps, added up in another order."""
+    rows, others = read_log(ours), read_log(theirs)
+    assert [row["step"] for row in rows] == [row["step"] for row in others]
+    for row, other in zip(rows, others, strict=True):
+        for key in row.keys() - set(OF_PARTS):
+            np.testing.assert_allclose(row[key], other[key], rtol=1e-4, atol=1e-4, err_msg=f"{key} at {row['step']}")
+    tensors, others = (checkpoint.load_directory(place / "final")[0] for place in (ours, theirs))
+    assert tensors.keys() == others.keys()
+    for name, t in tensors.items():
+        np.testing.assert_allclose(t, others[name], rtol=1e-2, atol=1e-3, err_msg=name)
+
+
+@pytest.mark.parametrize("name", SOME + OTHERS)
+def test_two_processes_train_what_one_does(forks, tmp_path, alone, name):
+    run = Together(forks, 2, name, tmp_path / "run", STEPS)
+    assert run.exits() == [0, 0]
+    same(tmp_path / "run", alone(name))
+
+
+def stop_one(rank):
+    """SIGTERM reaches one process only, in the middle of a step."""
+    step, steps = tiny.mapping.MappingTask.updates, []
+
+    def updates(self, batch):
+        steps.append(batch)
+        if rank == 1 and len(steps) == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(self, batch)
+
+    tiny.mapping.MappingTask.updates = updates
+
+
+@pytest.mark.parametrize("name", ["vae", "nam"])
+def test_a_run_goes_on_in_another_number_of_processes(forks, tmp_path, alone, name):
+    run = Together(forks, 2, name, tmp_path / "run", STEPS, stop_one)
+    assert run.exits() == [143, 143]
+    assert run.lines == [
+        f"namap: fitting {name}: stopped by SIGTERM at step 4 of {STEPS}; run the same command again to go on"
+    ]
+    assert newest(tmp_path / "run") == "000000004"
+    assert Together(forks, 4, name, tmp_path / "run", STEPS, stop_one).exits() == [143] * 4 or name
+    together.work(name, tmp_path / "run", STEPS)
+    same(tmp_path / "run", alone(name))
+
+
+@pytest.mark.parametrize("lost", [0, 1])
+def test_a_killed_process_ends_the_others_and_the_run_resumes(forks, tmp_path, alone, lost):
+    run = Together(forks, 2, "nam", tmp_path / "run", 400)
+    while newest(tmp_path / "run") < "000000005":
+        time.sleep(0.01)
+    run.members[lost].kill()
+    killed = time.monotonic()
+    exits = run.exits()
+    assert exits[lost] == -9 and exits[1 - lost] == 143
+    assert time.monotonic() - killed < 60
+    assert len(run.lines) == 1 and "another process of this run is lost; run the same command again" in run.lines[0]
+    step = int(newest(tmp_path / "run"))
+    assert step >= 5
+    again = Together(forks, 2, "nam", tmp_path / "run", 400)
+    while int(newest(tmp_path / "run")) <= step + 3:
+        time.sleep(0.01)
+    again.members[0].terminate()
+    assert again.exits() == [143, 143]
+    rows = read_log(tmp_path / "run")
+    assert [row["step"] for row in rows] == list(range(1, len(rows) + 1))
+    before = read_log(alone("nam", 400))[: len(rows)]
+    np.testing.assert_allclose(
+        [row["reconstruction"] for row in rows[:12]], [row["reconstruction"] for row in before[:12]], atol=1e-4
+    )
+
+
+def little_room(rank):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (3_000, 3_000))
+
+
+def other_rate(rank):
+    if rank:
+        unfitted = tiny.unfitted
+        tiny.unfitted = lambda method, steps: unfitted(method, steps + 1)
+
+
+def other_torch(rank):
+    found = processes.versions()
+    processes.versions = lambda: found | {"torch": f"2.{rank}.0"}
+
+
+def refused(forks, outdir, code, text, trick=None, count=2, name="vae", port=None):
+    """All end with this code, and one line says why."""
+    run = Together(forks, count, name, outdir, STEPS, trick, port)
+    assert run.exits() == [code] * count
+    assert len(run.lines) == 1 and text in run.lines[0], run.lines
+
+
+def test_what_the_processes_cannot_do_is_said_once(forks, tmp_path):
+    refused(forks, tmp_path / "a", 2, "process 1 has another run.images (128, now 144)", other_rate)
+    refused(forks, tmp_path / "b", 2, "process 1 has another version.torch (2.0.0, now 2.1.0) than process 0", other_torch)
+    refused(forks, tmp_path / "c", 2, "3 processes cannot divide a batch of 16; start another number", count=3)
+    refused(forks, tmp_path / "d", 5, "cannot be written", little_room)
+    (tmp_path / "file").write_text("")
+    refused(forks, tmp_path / "file" / "run", 5, "cannot be written (Not a directory)")
+
+
+def test_a_port_in_use_is_named(forks, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        run = Together(forks, 2, "vae", tmp_path / "run", STEPS, port=port)
+        assert run.exits(20)[0] == 2
+        run.members[1].kill()
+    assert run.lines == [f"namap: port 127.0.0.1:{port} is in use; choose another with --main_process_port"]
