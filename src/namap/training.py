@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from . import processes, snapshots
 from .data import ImageDomain
-from .data.order import batch_index
+from .data.feeding import ImageStream, open_feed
 from .errors import DivergedError, Interrupted, UsageError, warn
 from .logs import Log
 from .networks.table import divided_tables
@@ -129,7 +129,7 @@ class _State:
     log: list[Row] = field(default_factory=list)
 
 
-def train(task: Task, domain: ImageDomain, run: Run, outdir: Path | None = None) -> list[Row]:
+def train(task: Task, domain: ImageDomain | ImageStream, run: Run, outdir: Path | None = None) -> list[Row]:
     """Train `task` on `domain`; return the log, one entry per logged step.
 
     With an `outdir`, `checkpoints/`, `metrics.jsonl` and `tensorboard/` are kept there and an interrupted run goes on
@@ -155,7 +155,7 @@ def train(task: Task, domain: ImageDomain, run: Run, outdir: Path | None = None)
 class Loop:
     """The state of one run; `train` drives it to the end."""
 
-    def __init__(self, task: Task, domain: ImageDomain, run: Run, outdir: Path, records: Log | None = None):
+    def __init__(self, task: Task, domain: ImageDomain | ImageStream, run: Run, outdir: Path, records: Log | None = None):
         self.task, self.domain, self.run, self.outdir = task, domain, run, outdir
         self.records = records or Log(outdir)
         self.device = pick_device(run.device)
@@ -164,6 +164,7 @@ class Loop:
         self.base_rates = {name: [g["lr"] for g in o.param_groups] for name, o in task.optimizers.items()}
         self.identity = identity(task, domain, run)
         _check_division(task, run)
+        self.feed = open_feed(domain, run.batch_size, run.seed)
 
     def run_all(self) -> list[Row]:
         """Step to the end; return the log."""
@@ -254,14 +255,12 @@ class Loop:
         return found or ("a weight of another process" if any(processes.most(bool(found))) else "")
 
     def batch(self, step: int) -> Batch:
-        """What step number `step` sees, or this process's part of it: a function of the seed and the step."""
-        run = self.run
-        index = batch_index(len(self.domain), run.batch_size, run.seed, step)[processes.part(run.batch_size)]
-        labels = self.domain.labels
+        """What step number `step` sees, or this process's part of it."""
+        run, drawn = self.run, self.feed.take(step)
         return Batch(
-            torch.from_numpy(index).to(self.device),
-            from_numpy(self.domain.images[index], self.device),
-            None if labels is None else torch.from_numpy(labels[index]).to(self.device),
+            torch.from_numpy(drawn.index).to(self.device),
+            from_numpy(drawn.images, self.device),
+            None if drawn.labels is None else torch.from_numpy(drawn.labels).to(self.device),
             random_stream(run.seed, step, device=self.device),
             step * run.batch_size,
             step / run.steps,
@@ -318,6 +317,7 @@ class Loop:
         state, task = self.state, self.task
         tensors = snapshots.collect(task.modules, task.optimizers)
         meta = {name: getattr(state, name) for name in ("step", "rollbacks", "seconds", "scale")}
+        meta["positions"] = self.feed.positions()
         if processes.is_main():
             snapshots.write(self.outdir / "checkpoints", state.step, tensors, meta)
 
@@ -339,7 +339,9 @@ class Loop:
         folder = self.outdir / "checkpoints"
         tensors, meta = snapshots.read_newest(folder) if processes.is_main() else (None, None)
         snapshots.put_back(self.task.modules, self.task.optimizers, processes.tensors_of_main(tensors), folder)
-        self.state.__dict__.update(processes.of_main(meta))
+        meta = processes.of_main(meta)
+        self.feed.seek(meta.pop("positions", None))
+        self.state.__dict__.update(meta)
         self.state.log = processes.of_main(self.records.rewind(self.state.step) if processes.is_main() else None)
 
 
@@ -373,7 +375,7 @@ def _check_division(task: Task, run: Run) -> None:
         )
 
 
-def identity(task: Task, domain: ImageDomain, run: Run) -> dict[str, Any]:
+def identity(task: Task, domain: ImageDomain | ImageStream, run: Run) -> dict[str, Any]:
     """Everything that decides the result of a run, and where its data came from, as JSON values."""
     precision = pick_precision(run.precision, pick_device(run.device))
     settings = {"images": run.images, "batch_size": run.batch_size, "seed": run.seed, "precision": precision}
