@@ -25,9 +25,9 @@ from .options import (
     Out,
     Overwrite,
     Precision,
+    QueriesOfFit,
     Quiet,
     Seed,
-    Source,
     Spatial,
     Spec,
     Stage,
@@ -69,7 +69,7 @@ app.command(epilog=example("namap doctor"))(cli_handing.doctor)
 @app.command(epilog=example("namap fit --generator runs/g --data sketches/ --outdir runs/map"))
 def fit(
     generator: Spec,
-    data: Source,
+    data: QueriesOfFit,
     outdir: Out,
     latent_dim: LatentDim = None,
     image_range: ImageRange = "-1,1",
@@ -111,6 +111,7 @@ def fit(
     from dataclasses import asdict
 
     from .data import load_domain
+    from .data.shards import is_stream
     from .generators import load_generator
     from .mapping import METHODS
     from .recipes import make_recipe
@@ -128,7 +129,7 @@ def fit(
     )
     if dry_run:
         return say({"generator": generator, "data": data, "outdir": str(outdir), **asdict(mapping.recipe)})
-    domain = load_domain(data, mapping.image_size, quiet=quiet)
+    domain = data if is_stream(data) else load_domain(data, mapping.image_size, quiet=quiet)
     clear(outdir, overwrite)
     mapping.fit(domain, outdir, quiet)
     say(

@@ -17,6 +17,7 @@ from .checkpoint import digest
 from .codes import CodeSource
 from .data import ImageDomain
 from .data.coverage import compare_coverage
+from .data.feeding import ImageStream, open_stream
 from .errors import UsageError, warn
 from .generators import Generator, WrappedGenerator, device_of, freeze, sample
 from .losses import (
@@ -121,6 +122,20 @@ def draw_queries(domain: ImageDomain, recipe: Recipe) -> ImageDomain:
     return domain.subset(np.sort(order[: recipe.queries]))
 
 
+def stream_queries(source: str, recipe: Recipe, size: int, channels: int | None) -> ImageStream:
+    """Queries of a fit that are read from shards as it goes on.
+
+    Raises:
+        DataError: no pictures in them.
+        UsageError: a method or a setting that needs all queries at hand.
+    """
+    if recipe.method == "nam":
+        raise UsageError(f"{source}: nam learns a code for each query, which it must know; a stream takes ae, vae, wae")
+    if recipe.queries:
+        raise UsageError(f"{source}: setting queries={recipe.queries}: a stream is taken whole; write fewer shards")
+    return open_stream(source, size, channels, recipe.query_scale)
+
+
 class MappingTask:
     """The one training step that the three methods share."""
 
@@ -176,7 +191,7 @@ class MappingTask:
 
     def pictures(self) -> list[Tensor]:
         """Queries, their analogies of this moment, and T(G(z))."""
-        return show_fit(self.targets.domain, self.codes, self.generator, self.mapper, self.recipe)
+        return show_fit(self.targets.domain.head, self.codes, self.generator, self.mapper, self.recipe)
 
     def after_step(self, step: int) -> None:
         """Nothing follows a step."""
@@ -209,9 +224,9 @@ def map_x(mapper: nn.Module, x: XImages, channels: int, recipe: Recipe, like: Im
 
 
 @torch.no_grad()
-def warn_of_coverage(x: Images, domain: ImageDomain) -> None:
+def warn_of_coverage(x: Images, domain: ImageDomain | ImageStream) -> None:
     """Say it in one line where the queries' content is grossly larger, smaller or fuller than that of samples x."""
-    warning = compare_coverage(to_uint8(x).cpu().numpy(), domain.images)
+    warning = compare_coverage(to_uint8(x).cpu().numpy(), domain.head.images)
     if warning:
         warn(warning)
 
@@ -246,7 +261,7 @@ class FeatureCache:
     def __init__(
         self,
         reconstruction: Reconstruction,
-        domain: ImageDomain,
+        domain: ImageDomain | ImageStream,
         budget_gb: float,
         device: torch.device,
         precision: str,
@@ -261,7 +276,7 @@ class FeatureCache:
     @cached_property
     def rows(self) -> list[Tensor]:
         """phi(y) of all queries, a tensor a block; empty without a feature network or where it would not fit."""
-        if self.reconstruction.features is None:
+        if self.reconstruction.features is None or isinstance(self.domain, ImageStream):
             return []
         rows: list[Tensor] = []
         for start in range(0, len(self.domain), 64):

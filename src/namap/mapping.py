@@ -18,6 +18,8 @@ from .analogies import Analogies, counted
 from .codes import CodeSource, make_codes
 from .data import ImageDomain, load_domain
 from .data.coverage import shrink
+from .data.feeding import ImageStream
+from .data.shards import is_stream
 from .errors import UsageError
 from .generators import Generator, WarpedGenerator, freeze, recall_generator, remember_generator, sample
 from .hub import local_model, push
@@ -99,7 +101,8 @@ class Mapping:
         """Learn T and the codes (or E) from queries alone; returns the mapping itself.
 
         Args:
-            data: the queries: whatever `load_domain` reads; resized to the generator's side.
+            data: the queries: whatever `load_domain` reads, resized to the generator's side; or, but for NAM, a stream
+                of shards, `webdataset:PATTERN` or `datasets:PATH`.
             outdir: where checkpoints, `metrics.jsonl` and the result (`final/`) go; the same call again goes on,
                 or loads the result. None: nothing is written.
             quiet: no progress bar.
@@ -110,10 +113,13 @@ class Mapping:
             UsageError: `outdir` holds another run.
         """
         recipe = self.recipe
-        domain = fitting.draw_queries(self.prepare_queries(data), recipe)
+        if is_stream(data):
+            domain = fitting.stream_queries(str(data), recipe, self.image_size, self.channels or None)
+        else:
+            domain = fitting.draw_queries(self.prepare_queries(data), recipe)
         self.data = domain.fingerprint
         fitting.warn_of_coverage(self.sample_x(256), domain)
-        self.build(domain.channels, len(domain))
+        self.build(domain.channels, len(domain.head))
         self.place()
         task = self.make_task(domain)
         how = (str(self.device), self.precision)
@@ -124,11 +130,10 @@ class Mapping:
             if finished and home is not None:
                 self.restore(load_result(home), home / "final")
                 return self
-            if home is not None and processes.is_main():
-                domain.write_skipped(home)
             train(task, domain, run, home)
             self.eval()
             if home is not None and processes.is_main():
+                domain.write_skipped(home)
                 self.save_pretrained(home / "final")
         return self
 
@@ -157,7 +162,7 @@ class Mapping:
         for module in (self.mapper, self.fitted_codes):
             place(module, self.device)
 
-    def make_task(self, domain: ImageDomain) -> fitting.MappingTask:
+    def make_task(self, domain: ImageDomain | ImageStream) -> fitting.MappingTask:
         """What is trained: T and the codes, on `domain`, which is prepared."""
         reconstruction, budget = self.make_reconstruction(), self.recipe.feature_cache_gb
         cache = fitting.FeatureCache(reconstruction, domain, budget, self.device, self.precision)

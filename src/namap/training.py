@@ -155,7 +155,9 @@ def train(task: Task, domain: ImageDomain | ImageStream, run: Run, outdir: Path 
 class Loop:
     """The state of one run; `train` drives it to the end."""
 
-    def __init__(self, task: Task, domain: ImageDomain | ImageStream, run: Run, outdir: Path, records: Log | None = None):
+    def __init__(
+        self, task: Task, domain: ImageDomain | ImageStream, run: Run, outdir: Path, records: Log | None = None
+    ):
         self.task, self.domain, self.run, self.outdir = task, domain, run, outdir
         self.records = records or Log(outdir)
         self.device = pick_device(run.device)

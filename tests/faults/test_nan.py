@@ -8,7 +8,7 @@ import pytest
 import tiny
 import torch
 
-from namap import checkpoint, snapshots, training
+from namap import checkpoint, snapshots
 from namap.errors import DivergedError, StorageError
 
 STEPS, AT = 6, 3

@@ -134,7 +134,9 @@ def refused(forks, outdir, code, text, trick=None, count=2, name="vae", port=Non
 
 def test_what_the_processes_cannot_do_is_said_once(forks, tmp_path):
     refused(forks, tmp_path / "a", 2, "process 1 has another run.images (128, now 144)", other_rate)
-    refused(forks, tmp_path / "b", 2, "process 1 has another version.torch (2.0.0, now 2.1.0) than process 0", other_torch)
+    refused(
+        forks, tmp_path / "b", 2, "process 1 has another version.torch (2.0.0, now 2.1.0) than process 0", other_torch
+    )
     refused(forks, tmp_path / "c", 2, "3 processes cannot divide a batch of 16; start another number", count=3)
     refused(forks, tmp_path / "d", 5, "cannot be written", little_room)
     (tmp_path / "file").write_text("")

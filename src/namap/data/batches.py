@@ -2,9 +2,12 @@
 
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
+from hashlib import sha256 as digest
+from io import BytesIO
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -15,6 +18,7 @@ from numpy.lib import format as npy
 from ..errors import DataError
 from .domain import ImageDomain, check_key, list_pictures, load_domain, readable_npz, split_npz, too_many, unique_names
 from .images import UnreadableImage, read_image
+from .shards import is_stream, open_shards
 
 T = TypeVar("T")
 
@@ -70,6 +74,8 @@ def open_queries(source: str | Path | ImageDomain, size: int, channels: int) -> 
         DataError: nothing there; on reading, what `load_domain` raises.
     """
     text = str(source)
+    if is_stream(text):
+        return _open_shards(text, size, channels)
     if isinstance(source, ImageDomain) or text.startswith(("torchvision:", "embedded:")):
         return open_domain(load_domain(source))
     if text.endswith(".npz") or ".npz:" in text:
@@ -122,6 +128,44 @@ def _open_folder(folder: Path, size: int, channels: int) -> QueryStream:
                 yield QueryBatch([names[j] for j in kept], np.stack([*kept.values()]))
 
     return QueryStream(str(folder.resolve()), read, len(files), skipped)
+
+
+def _open_shards(text: str, size: int, channels: int) -> QueryStream:
+    shards = open_shards(text)
+    stream = QueryStream(digest("\n".join([text, *shards.labels]).encode()).hexdigest()[:16], lambda *_: iter(()))
+
+    def picture(content: bytes) -> np.ndarray | str:
+        try:
+            return read_image(BytesIO(content), channels, size)
+        except UnreadableImage as error:
+            return str(error)
+
+    def decode(batch: list[tuple[str, bytes]], finished: Finished, pool: Executor) -> QueryBatch | None:
+        left = [name for name, _ in batch if not finished(name, 0)]
+        if not left:
+            return None
+        found = dict(zip((name for name, _ in batch), pool.map(picture, (c for _, c in batch)), strict=True))
+        stream.skipped.extend((name, r) for name, r in found.items() if isinstance(r, str))
+        too_many(Path(text), stream.skipped, max(stream.total or 0, 1000))
+        kept = {name: r for name, r in found.items() if not isinstance(r, str)}
+        return QueryBatch([*kept], np.stack([*kept.values()])) if kept.keys() & set(left) else None
+
+    def read(batch_size: int, finished: Finished) -> Iterator[QueryBatch]:
+        samples = (sample for shard in range(len(shards)) for sample in shards.named(shard))
+        stream.total, ahead = 0, None
+        with ThreadPoolExecutor() as pool, ThreadPoolExecutor(1) as reader:
+            while batch := [*islice(samples, batch_size)]:
+                stream.total += len(batch)
+                now, ahead = ahead, reader.submit(decode, batch, finished, pool)
+                if now is not None and (decoded := now.result()):
+                    yield decoded
+            if ahead is not None and (decoded := ahead.result()):
+                yield decoded
+        if not stream.total:
+            raise DataError(f"{text}: holds no images")
+
+    stream.read = read
+    return stream
 
 
 def _changed(file: Path) -> int:

@@ -21,6 +21,7 @@ from ..errors import DataError, UsageError
 from ..files import storage_errors, write_file
 from . import embedded
 from .images import SUFFIXES, UnreadableImage, read_image
+from .shards import is_stream
 
 MAX_UNREADABLE = 0.10
 
@@ -88,6 +89,11 @@ class ImageDomain:
     def channels(self) -> int:
         """1 (grey) or 3 (RGB)."""
         return self.images.shape[1]
+
+    @property
+    def head(self) -> "ImageDomain":
+        """By what the domain is known: all of it; of a stream, the first images."""
+        return self
 
     @property
     def size(self) -> int:
@@ -177,6 +183,8 @@ def load_domain(
     if isinstance(source, ImageDomain):
         return source.resized(size, channels)
     text = str(source)
+    if is_stream(text):
+        raise UsageError(f"{text}: is read as a stream, which fit (ae, vae, wae) and translate take")
     scheme, _, rest = text.partition(":")
     if scheme == "torchvision":
         return _load_torchvision(text, rest).resized(size, channels)

@@ -195,7 +195,9 @@ class StreamFeed:
                         yield image, [epoch, k, number]
                 start = 0
             if not found:
-                raise DataError(f"{self.stream.source}: shards without images that can be read; write fewer, fuller ones")
+                raise DataError(
+                    f"{self.stream.source}: shards without images that can be read; write fewer, fuller ones"
+                )
             epoch, done = epoch + 1, 0
 
 
@@ -213,7 +215,7 @@ def open_feed(images: ImageDomain | ImageStream, batch_size: int, seed: int) -> 
     return (StreamFeed if isinstance(images, ImageStream) else MemoryFeed)(images, batch_size, seed)  # pyright: ignore
 
 
-def open_stream(source: str, size: int, channels: int | None = None) -> ImageStream:
+def open_stream(source: str, size: int, channels: int | None = None, scale: float = 1.0) -> ImageStream:
     """The stream that `source` names; without `channels`, grey where the first images are.
 
     Raises:
@@ -221,7 +223,7 @@ def open_stream(source: str, size: int, channels: int | None = None) -> ImageStr
         UsageError: the library that reads it is not installed.
     """
     shards = open_shards(source)
-    stream = ImageStream(shards, size, channels or 3)
+    stream = ImageStream(shards, size, channels or 3, scale)
     images = stream.head.images
     grey = channels is None and (images == images[:, :1]).all()
-    return ImageStream(shards, size, 1 if grey else stream.channels)
+    return ImageStream(shards, size, 1, scale) if grey else stream

@@ -1,6 +1,5 @@
 """Queries in shards, read as a stream because they do not fit a disk or a memory: WebDataset, Hugging Face datasets."""
 
-import glob
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -59,7 +58,7 @@ def _open_webdataset(source: str, pattern: str) -> Shards:
         from webdataset.shardlists import expand_urls
     except ImportError:
         raise UsageError(f"{source}: needs WebDataset; pip install 'namap[webdataset]'") from None
-    urls = [url for part in expand_urls(pattern) for url in (sorted(glob.glob(part)) if "*" in part else [part])]
+    urls = [url for part in expand_urls(pattern) for url in _matching(part)]
     missing = [url for url in urls if ":" not in url and not Path(url).is_file()]
     if missing or not urls:
         raise DataError(f"{source}: no such file: {missing[0] if missing else pattern}")
@@ -75,6 +74,11 @@ def _open_webdataset(source: str, pattern: str) -> Shards:
 
     labels = [f"{Path(url).name} {Path(url).stat().st_size}" if ":" not in url else url for url in urls]
     return Shards(source, labels, read)
+
+
+def _matching(part: str) -> list[str]:
+    place = Path(part)
+    return sorted(map(str, place.parent.glob(place.name))) if "*" in place.name and ":" not in part else [part]
 
 
 def _open_datasets(source: str, rest: str) -> Shards:
