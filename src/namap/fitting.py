@@ -18,6 +18,7 @@ from .codes import CodeSource
 from .data import ImageDomain
 from .data.coverage import compare_coverage
 from .data.feeding import ImageStream, open_stream
+from .data.shards import is_stream
 from .errors import UsageError, warn
 from .generators import Generator, WrappedGenerator, device_of, freeze, sample
 from .losses import (
@@ -122,18 +123,20 @@ def draw_queries(domain: ImageDomain, recipe: Recipe) -> ImageDomain:
     return domain.subset(np.sort(order[: recipe.queries]))
 
 
-def stream_queries(source: str, recipe: Recipe, size: int, channels: int | None) -> ImageStream:
-    """Queries of a fit that are read from shards as it goes on.
+def stream_queries(source: Any, recipe: Recipe, size: int, channels: int | None) -> ImageStream | None:
+    """Queries that are read from shards as a fit goes on; None where the source is none of shards.
 
     Raises:
         DataError: no pictures in them.
         UsageError: a method or a setting that needs all queries at hand.
     """
+    if not is_stream(source):
+        return None
     if recipe.method == "nam":
         raise UsageError(f"{source}: nam learns a code for each query, which it must know; a stream takes ae, vae, wae")
     if recipe.queries:
         raise UsageError(f"{source}: setting queries={recipe.queries}: a stream is taken whole; write fewer shards")
-    return open_stream(source, size, channels, recipe.query_scale)
+    return open_stream(str(source), size, channels, recipe.query_scale)
 
 
 class MappingTask:

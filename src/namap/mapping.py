@@ -19,7 +19,6 @@ from .codes import CodeSource, make_codes
 from .data import ImageDomain, load_domain
 from .data.coverage import shrink
 from .data.feeding import ImageStream
-from .data.shards import is_stream
 from .errors import UsageError
 from .generators import Generator, WarpedGenerator, freeze, recall_generator, remember_generator, sample
 from .hub import local_model, push
@@ -101,8 +100,7 @@ class Mapping:
         """Learn T and the codes (or E) from queries alone; returns the mapping itself.
 
         Args:
-            data: the queries: whatever `load_domain` reads, resized to the generator's side; or, but for NAM, a stream
-                of shards, `webdataset:PATTERN` or `datasets:PATH`.
+            data: whatever `load_domain` reads, or, but for NAM, a stream of shards; resized to the generator's side.
             outdir: where checkpoints, `metrics.jsonl` and the result (`final/`) go; the same call again goes on,
                 or loads the result. None: nothing is written.
             quiet: no progress bar.
@@ -113,10 +111,8 @@ class Mapping:
             UsageError: `outdir` holds another run.
         """
         recipe = self.recipe
-        if is_stream(data):
-            domain = fitting.stream_queries(str(data), recipe, self.image_size, self.channels or None)
-        else:
-            domain = fitting.draw_queries(self.prepare_queries(data), recipe)
+        stream = fitting.stream_queries(data, recipe, self.image_size, self.channels or None)
+        domain = stream or fitting.draw_queries(self.prepare_queries(data), recipe)
         self.data = domain.fingerprint
         fitting.warn_of_coverage(self.sample_x(256), domain)
         self.build(domain.channels, len(domain.head))

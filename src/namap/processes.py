@@ -128,6 +128,22 @@ def tell(error: NamapError) -> bool:
         return True
 
 
+def check_division(label: str, batch_size: int, divisible: bool) -> None:
+    """Refuse a training that several processes would not do as one does.
+
+    Raises:
+        UsageError: names what cannot be divided.
+    """
+    if count() > 1 and not divisible:
+        raise UsageError(f"{label}: several processes cannot share this training; start it in one")
+    if batch_size % count():
+        nearest = max(count(), batch_size // count() * count())
+        raise UsageError(
+            f"{count()} processes cannot divide a batch of {batch_size}; start another number of them, or a run with "
+            f"batch_size={nearest}"
+        )
+
+
 def part(total: int) -> slice:
     """The rows of a batch that are this process's."""
     each = total // count()

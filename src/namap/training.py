@@ -24,7 +24,7 @@ from tqdm import tqdm
 from . import processes, snapshots
 from .data import ImageDomain
 from .data.feeding import ImageStream, open_feed
-from .errors import DivergedError, Interrupted, UsageError, warn
+from .errors import DivergedError, Interrupted, warn
 from .logs import Log
 from .networks.table import divided_tables
 from .runs import Row, claim
@@ -165,7 +165,7 @@ class Loop:
         self.state = _State()
         self.base_rates = {name: [g["lr"] for g in o.param_groups] for name, o in task.optimizers.items()}
         self.identity = identity(task, domain, run)
-        _check_division(task, run)
+        processes.check_division(run.label, run.batch_size, getattr(task, "divisible", False))
         self.feed = open_feed(domain, run.batch_size, run.seed)
 
     def run_all(self) -> list[Row]:
@@ -358,23 +358,6 @@ def _means(logs: Mapping[str, Tensor]) -> dict[str, float | list[float]]:
     processes.add_up(means)
     rows = zip(logs, means, strict=True)
     return {name: [round(v, 5) for v in mean.tolist()] if mean.ndim else mean.item() for name, mean in rows}
-
-
-def _check_division(task: Task, run: Run) -> None:
-    """Refuse what several processes would not do as one does.
-
-    Raises:
-        UsageError: names what cannot be divided.
-    """
-    count = processes.count()
-    if count > 1 and not getattr(task, "divisible", False):
-        raise UsageError(f"{run.label}: several processes cannot share this training; start it in one")
-    if run.batch_size % count:
-        nearest = max(count, run.batch_size // count * count)
-        raise UsageError(
-            f"{count} processes cannot divide a batch of {run.batch_size}; start another number of them, or a run with "
-            f"batch_size={nearest}"
-        )
 
 
 def identity(task: Task, domain: ImageDomain | ImageStream, run: Run) -> dict[str, Any]:

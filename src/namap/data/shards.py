@@ -1,6 +1,7 @@
 """Queries in shards, read as a stream because they do not fit a disk or a memory: WebDataset, Hugging Face datasets."""
 
 import re
+import tarfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -54,7 +55,7 @@ def open_shards(source: str) -> Shards:
 
 def _open_webdataset(source: str, pattern: str) -> Shards:
     try:
-        import webdataset
+        from webdataset.compat import WebDataset
         from webdataset.shardlists import expand_urls
     except ImportError:
         raise UsageError(f"{source}: needs WebDataset; pip install 'namap[webdataset]'") from None
@@ -65,11 +66,11 @@ def _open_webdataset(source: str, pattern: str) -> Shards:
 
     def read(shard: int, start: int) -> Iterator[tuple[str, bytes]]:
         try:
-            samples = webdataset.WebDataset(urls[shard], shardshuffle=False, empty_check=False)
+            samples = WebDataset(urls[shard], shardshuffle=False, empty_check=False)
             for sample in islice(samples, start, None):
                 picture = next((name for name in sample if f".{name.rpartition('.')[2].lower()}" in SUFFIXES), None)
                 yield sample["__key__"], b"" if picture is None else sample[picture]
-        except (OSError, ValueError, EOFError, webdataset.tariterators.tarfile.TarError) as error:
+        except (OSError, ValueError, EOFError, tarfile.TarError) as error:
             raise DataError(f"{urls[shard]}: not a readable tar archive ({error}); copy it again") from None
 
     labels = [f"{Path(url).name} {Path(url).stat().st_size}" if ":" not in url else url for url in urls]
@@ -89,7 +90,7 @@ def _open_datasets(source: str, rest: str) -> Shards:
     path, _, split = rest.partition(":")
     try:
         found = datasets.load_dataset(path, split=split or "train", streaming=True)
-        features = found.features or found._resolve_features().features
+        features = found.features or found._resolve_features().features or {}
     except Exception as error:  # a library of many readers, each with errors of its own
         raise DataError(f"{source}: cannot be opened ({' '.join(str(error).split())[:200]})") from None
     column = next((name for name, kind in features.items() if isinstance(kind, datasets.Image)), None)
