@@ -6,6 +6,7 @@ import signal
 import sys
 import tarfile
 from collections import Counter
+from pathlib import Path
 
 import datasets
 import numpy as np
@@ -86,7 +87,7 @@ def test_reading_goes_on_at_the_sample_where_it_stopped(source):
     assert np.array_equal(feed.take(8).images, expected[0])
 
 
-def fit(source, outdir, stop_at=None, **settings):
+def fit(source, outdir, stop_at=None):
     mapping = tiny.unfitted("vae", 8)
     make = mapping.make_task
 
@@ -128,7 +129,7 @@ def test_what_cannot_be_read_is_named(tars, tmp_path, monkeypatch):
     pattern = tars.partition(":")[2]
     with pytest.raises(DataError, match=r"no such file: .*q-4\.tar"):
         open_stream(tars.replace("..3", "..4"), 32)
-    whole = open(pattern.replace("{0..3}", "0"), "rb").read()
+    whole = Path(pattern.replace("{0..3}", "0")).read_bytes()
     (tmp_path / "cut.tar").write_bytes(whole[: len(whole) // 2 + 100])
     with pytest.raises(DataError, match=r"cut\.tar: not a readable tar archive"):
         open_stream(f"webdataset:{tmp_path}/cut.tar", 32)

@@ -2,6 +2,7 @@
 
 import ctypes
 import json
+import os
 import shutil
 import socket
 import sys
@@ -119,7 +120,10 @@ def take_part(verb: str) -> None:
     Raises:
         UsageError: it works in one.
     """
-    if launched() > 1 and verb not in TOGETHER:
+    if launched() == 1:
+        return
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # what becomes of a lost process is said by `end`
+    if verb not in TOGETHER:
         raise UsageError(f"{verb}: works in one process; only {' and '.join(TOGETHER)} share their work among several")
 
 

@@ -102,8 +102,7 @@ def _last_words(seconds: float = 3.0) -> NamapError:
     except RuntimeError:  # the keeper of the store is gone with it
         pass
     return Interrupted(
-        f"process {rank()} of {count()}: another process of this run is lost; "
-        "run the same command again to go on from the last checkpoint",
+        "another process of this run is lost; run the same command again to go on from the last checkpoint",
         143,
     )
 

@@ -5,6 +5,7 @@ import resource
 import signal
 import socket
 import time
+from functools import partial
 
 import numpy as np
 import pytest
@@ -14,9 +15,11 @@ from test_kills import newest
 from together import Together
 
 from namap import checkpoint, processes
+from namap.fitting import MappingTask
 from namap.runs import read_log
 
 STEPS = 8
+MANY = 60  # more than a run makes before it is killed
 OF_PARTS = ("seconds", "code_spread", "diversity", "copies", "informative_dimensions")  # measured within each part
 SOME = ["vae", "nam", "generator"]
 OTHERS = [pytest.param(name, marks=pytest.mark.long) for name in ("ae", "wae", "glo", "vae-generator")]
@@ -58,56 +61,49 @@ def test_two_processes_train_what_one_does(forks, tmp_path, alone, name):
     same(tmp_path / "run", alone(name))
 
 
-def stop_one(rank):
-    """SIGTERM reaches one process only, in the middle of a step."""
-    step, steps = tiny.mapping.MappingTask.updates, []
+def stop_one(step, rank):
+    """SIGTERM reaches one process only, in the middle of its `step`-th step."""
+    updates, steps = MappingTask.updates, []
 
-    def updates(self, batch):
+    def stopping(self, batch):
         steps.append(batch)
-        if rank == 1 and len(steps) == 4:
+        if rank == 1 and len(steps) == step:
             os.kill(os.getpid(), signal.SIGTERM)
-        return step(self, batch)
+        return updates(self, batch)
 
-    tiny.mapping.MappingTask.updates = updates
+    MappingTask.updates = stopping
 
 
 @pytest.mark.parametrize("name", ["vae", "nam"])
 def test_a_run_goes_on_in_another_number_of_processes(forks, tmp_path, alone, name):
-    run = Together(forks, 2, name, tmp_path / "run", STEPS, stop_one)
-    assert run.exits() == [143, 143]
-    assert run.lines == [
-        f"namap: fitting {name}: stopped by SIGTERM at step 4 of {STEPS}; run the same command again to go on"
-    ]
-    assert newest(tmp_path / "run") == "000000004"
-    assert Together(forks, 4, name, tmp_path / "run", STEPS, stop_one).exits() == [143] * 4 or name
+    for count, steps, reached in ((2, 4, 4), (4, 2, 6)):
+        run = Together(forks, count, name, tmp_path / "run", STEPS, partial(stop_one, steps))
+        assert run.exits() == [143] * count
+        (line,) = run.lines
+        assert f"stopped by SIGTERM at step {reached} of {STEPS}; run the same command again to go on" in line
+        assert newest(tmp_path / "run") == f"{reached:09d}"
     together.work(name, tmp_path / "run", STEPS)
     same(tmp_path / "run", alone(name))
 
 
 @pytest.mark.parametrize("lost", [0, 1])
 def test_a_killed_process_ends_the_others_and_the_run_resumes(forks, tmp_path, alone, lost):
-    run = Together(forks, 2, "nam", tmp_path / "run", 400)
-    while newest(tmp_path / "run") < "000000005":
+    run = Together(forks, 2, "nam", tmp_path / "run", MANY)
+    while newest(tmp_path / "run") < "000000003":
         time.sleep(0.01)
     run.members[lost].kill()
     killed = time.monotonic()
     exits = run.exits()
-    assert exits[lost] == -9 and exits[1 - lost] == 143
+    assert exits[lost] == -signal.SIGKILL and exits[1 - lost] == 143
     assert time.monotonic() - killed < 60
-    assert len(run.lines) == 1 and "another process of this run is lost; run the same command again" in run.lines[0]
-    step = int(newest(tmp_path / "run"))
-    assert step >= 5
-    again = Together(forks, 2, "nam", tmp_path / "run", 400)
-    while int(newest(tmp_path / "run")) <= step + 3:
-        time.sleep(0.01)
-    again.members[0].terminate()
-    assert again.exits() == [143, 143]
-    rows = read_log(tmp_path / "run")
-    assert [row["step"] for row in rows] == list(range(1, len(rows) + 1))
-    before = read_log(alone("nam", 400))[: len(rows)]
-    np.testing.assert_allclose(
-        [row["reconstruction"] for row in rows[:12]], [row["reconstruction"] for row in before[:12]], atol=1e-4
-    )
+    (line,) = run.lines
+    assert "another process of this run is lost; run the same command again to go on from the last checkpoint" in line
+    assert newest(tmp_path / "run") >= "000000003"
+    assert Together(forks, 2, "nam", tmp_path / "run", MANY).exits() == [0, 0]
+    rows, others = (read_log(place) for place in (tmp_path / "run", alone("nam", MANY)))
+    assert [row["step"] for row in rows] == list(range(1, MANY + 1))
+    for row, other in zip(rows[:8], others[:8], strict=True):
+        np.testing.assert_allclose(row["reconstruction"], other["reconstruction"], atol=1e-4)
 
 
 def little_room(rank):
