@@ -1,10 +1,8 @@
 """Queries in shards: read as a stream, in a fixed order, from any place on."""
 
-import io
 import os
 import signal
 import sys
-import tarfile
 from collections import Counter
 from pathlib import Path
 
@@ -20,44 +18,28 @@ from namap.errors import DataError, Interrupted, UsageError
 from namap.mapping import Mapping
 from namap.pictures import encode_png
 from namap.translating import translate_files
-
-SHARDS, EACH = 4, 12
-
-
-@pytest.fixture(scope="module")
-def images() -> np.ndarray:
-    return tiny.pictures(SHARDS * EACH).images
-
-
-def write_tar(path, files: dict[str, bytes]) -> None:
-    with tarfile.open(path, "w") as tar:
-        for name, content in files.items():
-            about = tarfile.TarInfo(name)
-            about.size = len(content)
-            tar.addfile(about, io.BytesIO(content))
+from tars import EACH, SHARDS, pictures, write_tar, write_tars
 
 
 @pytest.fixture(scope="module")
-def tars(images, tmp_path_factory) -> str:
-    """Four shards of twelve pictures, each with its class beside it; one more picture is damaged."""
-    folder = tmp_path_factory.mktemp("tars")
-    for shard in range(SHARDS):
-        files = {}
-        for i in range(shard * EACH, (shard + 1) * EACH):
-            files |= {f"digit {i:03d}.cls": b"3", f"digit {i:03d}.png": encode_png(images[i])}
-        write_tar(folder / f"q-{shard}.tar", files | ({"broken.png": b"no picture"} if shard == 2 else {}))
-    return f"webdataset:{folder}/q-{{0..3}}.tar"
-
-
-@pytest.fixture(scope="module")
-def parquet(images, tmp_path_factory) -> str:
+def parquet(tmp_path_factory) -> str:
     folder = tmp_path_factory.mktemp("parquet")
     kinds = datasets.Features({"n": datasets.Value("int64"), "picture": datasets.Image()})
     for shard in range(SHARDS):
         rows = range(shard * EACH, (shard + 1) * EACH)
-        columns = {"n": [*rows], "picture": [{"bytes": encode_png(images[i]), "path": None} for i in rows]}
+        columns = {"n": [*rows], "picture": [{"bytes": encode_png(pictures()[i]), "path": None} for i in rows]}
         datasets.Dataset.from_dict(columns, kinds).to_parquet(folder / f"train-{shard}.parquet")
     return f"datasets:{folder}"
+
+
+@pytest.fixture(scope="module")
+def tars(tmp_path_factory) -> str:
+    return write_tars(tmp_path_factory.mktemp("tars"))
+
+
+@pytest.fixture
+def images():
+    return pictures()
 
 
 @pytest.fixture(params=["tars", "parquet"])

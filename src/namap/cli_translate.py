@@ -7,6 +7,7 @@ import typer
 
 from .console import say
 from .errors import UsageError
+from .launch import launched
 from .options import AsJson, Debug, Device, GivenSpec, Precision, Quiet, Seed, TrustPickle, VGGInput, VGGWeights
 
 
@@ -58,6 +59,8 @@ def translate(
     loading |= {"vgg_input": vgg_input, "device": device, "precision": precision}
     common = {"refine": refine, "seed": seed, "batch_size": batch_size, "overwrite": overwrite, "quiet": quiet}
     if engine == "ray":
+        if launched() > 1:
+            raise UsageError("--engine ray: Ray starts its own processes; leave out accelerate launch")
         if solutions > 1 or npz or workers is not None:
             raise UsageError("--engine ray: one analogy a query, as Parquet; without --solutions, --npz, --workers")
         from .batch import translate_on_ray

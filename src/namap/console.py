@@ -16,7 +16,7 @@ from .errors import NamapError, UsageError
 from .launch import launched, place
 
 PLACES = ("generator", "data", "outdir")  # printed by --dry-run beside the settings; given as flags
-TOGETHER = ("fit", "train-generator")  # verbs that several processes share
+TOGETHER = ("fit", "train-generator", "translate")  # verbs that several processes share
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 LEFT_BY_RUNS = (
     "run.json", "metrics.jsonl", "checkpoints", "final", "samples.png", "skipped.jsonl",
@@ -124,7 +124,7 @@ def take_part(verb: str) -> None:
         return
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # what becomes of a lost process is said by `end`
     if verb not in TOGETHER:
-        raise UsageError(f"{verb}: works in one process; only {' and '.join(TOGETHER)} share their work among several")
+        raise UsageError(f"{verb}: works in one process; only {', '.join(TOGETHER)} share their work among several")
 
 
 def leave() -> None:

@@ -2,11 +2,12 @@
 
 import json
 from collections.abc import Iterable
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from . import checkpoint
+from . import checkpoint, processes
 from .analogies import Analogies, counted, file_names, save_npz
 from .data import QueryStream
 from .data.batches import never
@@ -64,18 +65,24 @@ def translate_files(
     """
     folder = Path(outdir)
     asked = {"solutions": solutions, "refine": refine, "seed": seed, "temperature": temperature}
-    with hold(folder):
+    if npz and processes.count() > 1:
+        raise UsageError("--npz: one file, which one process writes; leave it out, or start one")
+    with hold(folder) if processes.is_main() else nullcontext():
         if npz:
             batches = queries.read(batch_size, never)
             parts = counted(mapping.translate_batches(batches, **asked), queries.total, quiet)
             written = save_npz(folder, parts)
         else:
-            since = claim(folder, identity(mapping, queries.identity, {**asked, "batch_size": batch_size}), overwrite)
+            wanted = identity(mapping, queries.identity, {**asked, "batch_size": batch_size})
+            since = processes.of_main(claim(folder, wanted, overwrite) if processes.is_main() else None)
             batches = queries.read(batch_size, partial(has_finished, folder, solutions, since))
             parts = counted(mapping.translate_batches(batches, **asked), queries.total, quiet)
             written = write_parts(folder, parts, usual_workers() if workers is None else workers)
-        note_skipped(folder, queries.skipped)
-    return written
+        queries.skipped = [(name, why) for part in processes.everyones(queries.skipped) for name, why in part]
+        queries.total = sum(total or 0 for total in processes.everyones(queries.total))
+        if processes.is_main():
+            note_skipped(folder, queries.skipped)
+        return sum(processes.everyones(written))
 
 
 def write_parts(folder: Path, parts: Iterable[Analogies], workers: int) -> int:

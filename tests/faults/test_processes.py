@@ -17,6 +17,7 @@ from together import Together
 from namap import checkpoint, processes
 from namap.fitting import MappingTask
 from namap.runs import read_log
+from tars import EACH, SHARDS, write_tars
 
 STEPS = 8
 MANY = 60  # more than a run makes before it is killed
@@ -59,6 +60,21 @@ def test_two_processes_train_what_one_does(forks, tmp_path, alone, name):
     run = Together(forks, 2, name, tmp_path / "run", STEPS)
     assert run.exits() == [0, 0]
     same(tmp_path / "run", alone(name))
+
+
+def test_each_process_reads_shards_of_its_own(forks, tmp_path, alone):
+    source = write_tars(tmp_path)
+    run = Together(forks, 2, source, tmp_path / "run", STEPS, partial(stop_one, 3))
+    assert run.exits() == [143, 143]
+    assert Together(forks, 4, source, tmp_path / "run", STEPS).exits() == [0] * 4
+    together.work(source, tmp_path / "whole", STEPS)
+    same(tmp_path / "run", tmp_path / "whole")
+    run = Together(forks, 3, source, tmp_path / "other", STEPS)
+    assert run.exits() == [2, 2, 2] and len(run.lines) == 1
+    verb = f"translate {alone('ae')} {source}"
+    assert Together(forks, 2, verb, tmp_path / "out", STEPS).exits() == [0, 0]
+    assert len([*(tmp_path / "out").glob("*.png")]) == SHARDS * EACH
+    assert len((tmp_path / "out" / "skipped.jsonl").read_text().splitlines()) == 1
 
 
 def stop_one(step, rank):

@@ -11,9 +11,12 @@ import tiny
 import torch
 
 from namap import console, processes
+from namap.data import open_queries
 from namap.errors import NamapError
 from namap.generators import train_generator
 from namap.generators.families import glo, vae
+from namap.mapping import Mapping
+from namap.translating import translate_files
 
 GENERATORS = {"glo": glo.Recipe, "vae-generator": vae.Recipe}
 
@@ -25,8 +28,17 @@ def free_port() -> int:
 
 
 def work(name: str, outdir: Path, steps: int) -> None:
-    """One run of `tiny`, or of a family of generators that is not there."""
+    """One run of `tiny`, or of a family of generators that is not there, a fit of a stream, or a translation of one."""
     torch.set_num_threads(1)
+    if name.startswith("translate "):
+        _, model, source = name.split()
+        mapping = Mapping.from_pretrained(model, precision="fp32")
+        queries = open_queries(source, mapping.image_size, mapping.channels)
+        translate_files(mapping, queries, outdir, batch_size=5, workers=0, quiet=True)
+        return
+    if name.startswith("webdataset:"):
+        tiny.unfitted("vae", steps).fit(name, outdir, quiet=True)
+        return
     if name not in GENERATORS:
         return tiny.RUNS.get(name, lambda *a: tiny.fit(name, *a))(outdir, steps)
     recipe = GENERATORS[name](latent_dim=4, images=steps * tiny.BATCH, width=4, batch_size=tiny.BATCH)

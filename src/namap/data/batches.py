@@ -15,7 +15,8 @@ import numpy as np
 from jaxtyping import UInt8
 from numpy.lib import format as npy
 
-from ..errors import DataError
+from .. import processes
+from ..errors import DataError, UsageError
 from .domain import ImageDomain, check_key, list_pictures, load_domain, readable_npz, split_npz, too_many, unique_names
 from .images import UnreadableImage, read_image
 from .shards import is_stream, open_shards
@@ -72,10 +73,13 @@ def open_queries(source: str | Path | ImageDomain, size: int, channels: int) -> 
 
     Raises:
         DataError: nothing there; on reading, what `load_domain` raises.
+        UsageError: several processes cannot share this source.
     """
     text = str(source)
     if is_stream(text):
         return _open_shards(text, size, channels)
+    if processes.count() > 1:
+        raise UsageError(f"{text}: several processes share shards (webdataset:, datasets:); translate this in one")
     if isinstance(source, ImageDomain) or text.startswith(("torchvision:", "embedded:")):
         return open_domain(load_domain(source))
     if text.endswith(".npz") or ".npz:" in text:
@@ -151,7 +155,8 @@ def _open_shards(text: str, size: int, channels: int) -> QueryStream:
         return QueryBatch([*kept], np.stack([*kept.values()])) if kept.keys() & set(left) else None
 
     def read(batch_size: int, finished: Finished) -> Iterator[QueryBatch]:
-        samples = (sample for shard in range(len(shards)) for sample in shards.named(shard))
+        mine = range(processes.rank(), len(shards), processes.count())
+        samples = (sample for shard in mine for sample in shards.named(shard))
         stream.total, ahead = 0, None
         with ThreadPoolExecutor() as pool, ThreadPoolExecutor(1) as reader:
             while batch := [*islice(samples, batch_size)]:
@@ -161,7 +166,7 @@ def _open_shards(text: str, size: int, channels: int) -> QueryStream:
                     yield decoded
             if ahead is not None and (decoded := ahead.result()):
                 yield decoded
-        if not stream.total:
+        if not stream.total and processes.is_main():
             raise DataError(f"{text}: holds no images")
 
     stream.read = read

@@ -65,12 +65,13 @@ def all_rows(mine: Tensor, count: int) -> Tensor:
 
 @contextmanager
 def divided_tables(*modules: nn.Module) -> Iterator[None]:
-    """Divide the tables in these modules, before their optimizers hold any state."""
+    """Divide the tables in these modules, before their optimizers hold any state.
+
+    After an error they stay divided: the other processes may not be where they could send their rows.
+    """
     tables = [t for module in modules for t in module.modules() if isinstance(t, CodeTable)]
     for table in tables:
         table.divide()
-    try:
-        yield
-    finally:
-        for table in tables:
-            table.unite()
+    yield
+    for table in tables:
+        table.unite()
