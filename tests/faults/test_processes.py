@@ -1,9 +1,12 @@
 """Several processes train what one would, lose each other, and go on in another number."""
 
+import json
 import os
 import resource
 import signal
 import socket
+import subprocess
+import sys
 import time
 from functools import partial
 
@@ -11,11 +14,14 @@ import numpy as np
 import pytest
 import tiny
 import together
+import torch
 from test_kills import newest
 from together import Together
 
-from namap import checkpoint, processes
+from namap import checkpoint, console, processes
+from namap.errors import UsageError
 from namap.fitting import MappingTask
+from namap.generators.training import save_generator
 from namap.runs import read_log
 from tars import EACH, SHARDS, write_tars
 
@@ -162,3 +168,30 @@ def test_a_port_in_use_is_named(forks, tmp_path):
         assert run.exits(20)[0] == 2
         run.members[1].kill()
     assert run.lines == [f"namap: port 127.0.0.1:{port} is in use; choose another with --main_process_port"]
+
+
+def test_accelerate_launches_a_fit(tmp_path):
+    save_generator(tiny.generator(), 0, tmp_path / "g")
+    fit = ["fit", "--generator", tmp_path / "g", "--data", write_tars(tmp_path), "--outdir", tmp_path / "run"]
+    small = [f"--set={pair}" for pair in ("images=64", "batch_size=16", "encoder_width=4", "filters=2")]
+    start = ["--multi_gpu", "--num_processes=2", f"--main_process_port={together.free_port()}", "-m", "namap"]
+    launch = [sys.executable, "-m", "accelerate.commands.launch", *start]
+    done = subprocess.run(
+        [*launch, *fit, *small, "--device=cpu", "--precision=fp32", "--json"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert json.loads(done.stdout) == {"model": str(tmp_path / "run")}, "one of them says it"
+    assert [row["step"] for row in read_log(tmp_path / "run")] == [4]
+    checkpoint.load_directory(tmp_path / "run" / "final")
+
+
+def test_other_verbs_are_for_one_process(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("TORCH_CPP_LOG_LEVEL", "ERROR")
+    console.take_part("translate")
+    with pytest.raises(UsageError, match="evaluate: works in one process; only fit, train-generator, translate share"):
+        console.take_part("evaluate")
+    with pytest.raises(UsageError, match="--device cuda:1: each of several processes takes a GPU of its own"):
+        processes.meet(torch.device("cuda", 1))
