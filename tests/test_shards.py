@@ -120,6 +120,8 @@ def test_what_cannot_be_read_is_named(tars, tmp_path, monkeypatch):
         open_stream(f"webdataset:{tmp_path}/*.tar".replace("*", "text"), 32)
     with pytest.raises(DataError, match="cannot be opened"):
         open_stream(f"datasets:{tmp_path}/nothing", 32)
+    with pytest.raises(UsageError, match="would run a shell command"):
+        open_stream(f"webdataset:pipe:touch {tmp_path}/ran", 32)
     with pytest.raises(UsageError, match="nam learns a code for each query"):
         tiny.unfitted("nam").fit(tars)
     with pytest.raises(UsageError, match="is read as a stream, which fit"):

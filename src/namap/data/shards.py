@@ -60,6 +60,8 @@ def _open_webdataset(source: str, pattern: str) -> Shards:
     except ImportError:
         raise UsageError(f"{source}: needs WebDataset; pip install 'namap[webdataset]'") from None
     urls = [url for part in expand_urls(pattern) for url in _matching(part)]
+    if any(url.startswith("pipe:") for url in urls):
+        raise UsageError(f"{source}: pipe: would run a shell command; give files or URLs")
     missing = [url for url in urls if ":" not in url and not Path(url).is_file()]
     if missing or not urls:
         raise DataError(f"{source}: no such file: {missing[0] if missing else pattern}")
