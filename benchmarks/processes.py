@@ -36,11 +36,8 @@ def launch(count: int, arguments: list[str]) -> None:
 def measure(method: str, size: int, count: int, images: int, place: Path) -> dict[str, Any]:
     """Images/s of a fit of a method at a side, after the first rows of its log."""
     outdir = place / f"{method}-{size}-{count}"
-    launch(
-        count,
-        ["fit", "--generator", str(place / f"g{size}"), "--data", f"{place / f'y{size}.npz'}:y", "--method", method]
-        + ["--images", str(images), "--outdir", str(outdir), "--quiet", "--device", "cpu"],
-    )
+    what = [f"--generator={place / f'g{size}'}", f"--data={place / f'y{size}.npz'}:y", f"--method={method}"]
+    launch(count, ["fit", "--quiet", "--device=cpu", *what, f"--images={images}", f"--outdir={outdir}"])
     first, last = (read_log(outdir)[i] for i in (WARM, -1))
     rate = (last["images"] - first["images"]) / (last["seconds"] - first["seconds"])
     return {"method": method, "size": size, "processes": count, "images_per_second": round(rate, 1)}

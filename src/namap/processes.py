@@ -24,6 +24,7 @@ from .launch import launched, place_here
 
 PATIENCE = timedelta(minutes=10)  # for a process that is silent though its host is there: it may read a slow disk
 LAST_WORDS = "namap/last-words"
+WORDS_SECONDS = 3.0  # to leave them and to hear them
 
 
 def met() -> bool:
@@ -87,10 +88,10 @@ def _together(collective: Callable[..., Any], *arguments: Any, **options: Any) -
         raise _last_words() from error
 
 
-def _last_words(seconds: float = 3.0) -> NamapError:
+def _last_words() -> NamapError:
     """Why another process is gone, as it told before it ended, or that it is."""
     store = distributed.distributed_c10d._get_default_store()
-    until = time.monotonic() + seconds
+    until = time.monotonic() + WORDS_SECONDS
     try:
         while not store.check([LAST_WORDS]):
             if time.monotonic() > until:
@@ -119,10 +120,17 @@ def tell(error: NamapError) -> bool:
     """Leave word of the error that ends this process; return whether this process should print it: one does."""
     if not met():
         return place_here() == 0
-    store = distributed.distributed_c10d._get_default_store()
+    store, keeper, others = distributed.distributed_c10d._get_default_store(), is_main(), count() - 1
     try:
         store.set(LAST_WORDS, json.dumps({"message": str(error), "exit_code": error.exit_code}))
-        return store.add("namap/" + hashlib.sha256(str(error).encode()).hexdigest(), 1) == 1
+        first = store.add("namap/" + hashlib.sha256(str(error).encode()).hexdigest(), 1) == 1
+        store.add("namap/ended", 1)
+        if keeper and distributed.get_backend() == "gloo":
+            distributed.destroy_process_group()  # closes connections: the others notice, and look into the store
+            until = time.monotonic() + WORDS_SECONDS
+            while store.add("namap/ended", 0) <= others and time.monotonic() < until:
+                time.sleep(0.05)
+        return first
     except RuntimeError:  # nobody keeps it any more: say it rather twice than never
         return True
 
