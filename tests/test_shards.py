@@ -14,7 +14,7 @@ import tiny
 from namap import checkpoint
 from namap.data import load_domain, open_queries
 from namap.data.feeding import StreamFeed, open_stream
-from namap.errors import DataError, Interrupted, UsageError
+from namap.errors import DataError, Interrupted, StorageError, UsageError
 from namap.mapping import Mapping
 from namap.pictures import encode_png
 from namap.translating import translate_files
@@ -60,13 +60,16 @@ def test_reading_goes_on_at_the_sample_where_it_stopped(source):
     for step in range(8):
         feed.take(step)
     positions = feed.positions()
-    assert positions[0][0] == 1, "in the second epoch"
+    assert positions["positions"][0][0] == 1, "in the second epoch"
     expected = [feed.take(8).images, feed.take(9).images]
     again = StreamFeed(open_stream(source, 32), batch_size=8, seed=1)
-    again.seek(positions)
+    again.seek(positions, Path("checkpoint"))
     assert np.array_equal(again.take(8).images, expected[0]) and np.array_equal(again.take(9).images, expected[1])
-    feed.seek(positions)
+    feed.seek(positions, Path("checkpoint"))
     assert np.array_equal(feed.take(8).images, expected[0])
+    for damaged in ({}, {"positions": 3}, {"positions": [[0, 0, 0]] * 3}, {"positions": [[0, 0, -1]] * 4}):
+        with pytest.raises(StorageError, match="does not say where its 4 lanes of shards stand"):
+            feed.seek(damaged, Path("checkpoint"))
 
 
 def fit(source, outdir, stop_at=None):

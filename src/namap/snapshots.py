@@ -58,9 +58,9 @@ def _divided(modules: Modules, optimizers: Optimizers, tensors: Mapping[str, Ten
             yield from ((name, counts[0]) for name in moments if counts)
 
 
-def write(folder: Path, step: int, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
+def write(folder: Path, step: int, tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
     """Write the checkpoint of a step; keep the newest few."""
-    checkpoint.save_directory(folder / f"{step:09d}", tensors, {"state": meta})
+    checkpoint.save_directory(folder / f"{step:09d}", tensors, config)
     # What lies ahead of this step was found unsound: it may not count as one of those that are kept.
     found = sorted(folder.glob("[0-9]*"))
     sound = [old for old in found if old.name <= f"{step:09d}"]
@@ -69,15 +69,14 @@ def write(folder: Path, step: int, tensors: Mapping[str, Tensor], meta: Mapping[
 
 
 def read_newest(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and state of the newest sound checkpoint; an unsound one is named and passed over.
+    """Tensors and configuration of the newest sound checkpoint; an unsound one is named and passed over.
 
     Raises:
         StorageError: there is no sound one.
     """
     for place in sorted(folder.glob("[0-9]*"), reverse=True):
         try:
-            tensors, config = checkpoint.load_directory(place)
-            return tensors, config["state"]
+            return checkpoint.load_directory(place)
         except StorageError as error:
             warn(f"{error}; trying the checkpoint before it")
     raise StorageError(f"{folder}: no sound checkpoint; start anew with --overwrite")

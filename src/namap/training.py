@@ -319,9 +319,9 @@ class Loop:
         state, task = self.state, self.task
         tensors = snapshots.collect(task.modules, task.optimizers)
         meta = {name: getattr(state, name) for name in ("step", "rollbacks", "seconds", "scale")}
-        meta["positions"] = self.feed.positions()
+        config = {"state": meta, **self.feed.positions()}
         if processes.is_main():
-            snapshots.write(self.outdir / "checkpoints", state.step, tensors, meta)
+            snapshots.write(self.outdir / "checkpoints", state.step, tensors, config)
 
     def resume(self) -> None:
         """Go on from the newest checkpoint, or write the first one: something to roll back to."""
@@ -339,11 +339,11 @@ class Loop:
     def restore(self) -> None:
         """Load the newest sound checkpoint, which main reads for all."""
         folder = self.outdir / "checkpoints"
-        tensors, meta = snapshots.read_newest(folder) if processes.is_main() else (None, None)
+        tensors, config = snapshots.read_newest(folder) if processes.is_main() else (None, None)
         snapshots.put_back(self.task.modules, self.task.optimizers, processes.tensors_of_main(tensors), folder)
-        meta = processes.of_main(meta)
-        self.feed.seek(meta.pop("positions", None))
-        self.state.__dict__.update(meta)
+        config = processes.of_main(config)
+        self.state.__dict__.update(config["state"])
+        self.feed.seek(config, folder)
         self.state.log = processes.of_main(self.records.rewind(self.state.step) if processes.is_main() else None)
 
 

@@ -8,13 +8,13 @@ from hashlib import sha256
 from io import BytesIO
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Int, UInt8
 
 from .. import processes
-from ..errors import DataError, UsageError
+from ..errors import DataError, StorageError, UsageError
 from .coverage import shrink
 from .domain import MAX_UNREADABLE, ImageDomain, write_skipped
 from .images import UnreadableImage, read_image
@@ -46,10 +46,11 @@ class MemoryFeed:
         labels = self.domain.labels
         return Drawn(index, self.domain.images[index], None if labels is None else labels[index])
 
-    def positions(self) -> None:
+    def positions(self) -> dict[str, Any]:
         """Nothing needs to be remembered."""
+        return {}
 
-    def seek(self, positions: None) -> None:
+    def seek(self, config: dict[str, Any], where: Path) -> None:
         """Every step can be asked for."""
 
 
@@ -145,7 +146,7 @@ class StreamFeed:
         self.mine = range(self.lanes)[processes.part(self.lanes)]
         self.readers = ThreadPoolExecutor(len(self.mine), "lane")
         self.ahead: Future[tuple[list[np.ndarray], list[Position]]] | None = None
-        self.seek([[0, 0, 0]] * self.lanes)
+        self._open([[0, 0, 0]] * self.lanes)
 
     def take(self, step: int) -> Drawn:
         """The images of the next step; those of the one after it are read meanwhile."""
@@ -155,12 +156,23 @@ class StreamFeed:
         index = np.arange(step * self.batch_size, (step + 1) * self.batch_size)[processes.part(self.batch_size)]
         return Drawn(index, np.concatenate(images), None)
 
-    def positions(self) -> list[Position]:
+    def positions(self) -> dict[str, Any]:
         """Where every lane stands, of all processes."""
-        return [position for part in processes.everyones(self.at) for position in part]
+        return {"positions": [position for part in processes.everyones(self.at) for position in part]}
 
-    def seek(self, positions: list[Position]) -> None:
-        """Go on from there."""
+    def seek(self, config: dict[str, Any], where: Path) -> None:
+        """Go on from `positions`.
+
+        Raises:
+            StorageError: these are none of this stream.
+        """
+        found = config.get("positions")
+        sound = isinstance(found, list) and len(found) == self.lanes and all(isinstance(p, list) for p in found)
+        if not sound or not all(len(p) == 3 and all(type(n) is int and n >= 0 for n in p) for p in found):
+            raise StorageError(f"{where}: does not say where its {self.lanes} lanes of shards stand; use --overwrite")
+        self._open(found)
+
+    def _open(self, positions: list[Position]) -> None:
         if self.ahead is not None:
             self.ahead.cancel()
             self.next.shutdown()  # what is being read is dropped
