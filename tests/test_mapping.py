@@ -307,5 +307,5 @@ def test_another_generator_is_refused(method, change, generator, handwriting, tm
 
 
 def test_a_class_keeps_to_its_method(generator):
-    with pytest.raises(UsageError, match="VAENAM is method vae"):
+    with pytest.raises(UsageError, match="this class is method vae"):
         VAENAM(generator, method="nam")

@@ -10,8 +10,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from . import checkpoint
+from torch import Tensor
+
+from . import checkpoint, processes
 from .errors import StorageError, UsageError
+from .files import storage_errors, sweep
 
 Row = dict[str, Any]  # a line of the log: numbers, and lists with a number for each dimension of the code
 
@@ -20,18 +23,34 @@ Row = dict[str, Any]  # a line of the log: numbers, and lists with a number for 
 def occupied(outdir: Path | None, wanted: dict[str, Any]) -> Iterator[bool]:
     """Hold `outdir` for the run of this identity; yield whether it has finished already, drop its checkpoints after.
 
-    Without an `outdir` nothing is held and nothing has finished.
+    Without an `outdir` nothing is held and nothing has finished. Of several processes main holds it for all.
 
     Raises:
-        UsageError: it holds a run of another identity; the differences are named.
+        UsageError: it holds a run of another identity, or another process has one; the differences are named.
         StorageError: another process holds it, or it cannot be written.
     """
-    if outdir is None:
-        yield False
+    agree(wanted)
+    if outdir is None or not processes.is_main():
+        yield processes.of_main(False)
         return
     with hold(outdir):
-        yield claim(outdir, wanted)
+        yield processes.of_main(claim(outdir, wanted))
         shutil.rmtree(outdir / "checkpoints", ignore_errors=True)
+
+
+def agree(wanted: dict[str, Any]) -> None:
+    """Make sure that all processes are about to do the same.
+
+    Raises:
+        UsageError: one of them has another configuration, other data or another version of a library.
+    """
+    first, *others = processes.everyones({"version": processes.versions(), **wanted, "source": None})
+    for rank, other in enumerate(others, 1):
+        if changed := differences(first, other):
+            raise UsageError(
+                f"process {rank} has another {'; '.join(changed)} than process 0; give all the same command, data and "
+                "versions"
+            )
 
 
 @contextmanager
@@ -41,7 +60,7 @@ def hold(outdir: Path) -> Iterator[None]:
     Raises:
         StorageError: it is held; names the process and its host.
     """
-    with checkpoint.storage_errors(outdir):
+    with storage_errors(outdir):
         outdir.mkdir(parents=True, exist_ok=True)
         file = (outdir / ".lock").open("a+")
     with file:
@@ -50,11 +69,11 @@ def hold(outdir: Path) -> Iterator[None]:
         except BlockingIOError:
             file.seek(0)
             raise StorageError(f"{outdir}: in use by {file.read()}; wait for it, or use another --outdir") from None
-        with checkpoint.storage_errors(outdir):
+        with storage_errors(outdir):
             file.truncate(0)
             os.write(file.fileno(), f"process {os.getpid()} on {socket.gethostname()}".encode())
             for folder in (outdir, outdir / "checkpoints"):
-                checkpoint.sweep(folder)
+                sweep(folder)
         yield
 
 
@@ -75,10 +94,15 @@ def claim(outdir: Path, wanted: dict[str, Any]) -> bool:
                 f"{outdir}: holds a run with another {'; '.join(changed)}; use --overwrite or another --outdir"
             )
     else:
-        with checkpoint.storage_errors(outdir):
+        with storage_errors(outdir):
             outdir.mkdir(parents=True, exist_ok=True)
         checkpoint.write_json(record, wanted)
     return (outdir / "final" / checkpoint.MANIFEST).is_file()
+
+
+def load_result(outdir: Path) -> dict[str, Tensor]:
+    """The tensors of a finished run, which main reads for all processes."""
+    return processes.tensors_of_main(checkpoint.load_directory(outdir / "final")[0] if processes.is_main() else None)
 
 
 def read_log(outdir: Path) -> list[Row]:

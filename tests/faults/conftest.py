@@ -20,7 +20,7 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture(scope="session")
 def forks() -> ForkServerContext:
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tiny"])
-    with patch.dict(os.environ, PYTHONPATH=FOLDER):
+    context.set_forkserver_preload(["tiny", "together"])
+    with patch.dict(os.environ, PYTHONPATH=os.pathsep.join([FOLDER, *filter(None, [os.environ.get("PYTHONPATH")])])):
         forkserver.ensure_running()
     return context

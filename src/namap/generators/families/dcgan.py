@@ -63,6 +63,7 @@ class Recipe(AdversarialRecipe):
     spectral_norm: bool = False
 
     generator: ClassVar[type[Generator]] = DCGAN
+    divisible: ClassVar[bool] = True
 
     def build(self, domain: ImageDomain) -> dict[str, nn.Module]:
         """G and D."""
