@@ -250,7 +250,7 @@ class Mapping:
             with torch.no_grad():
                 rng = random_stream(seed, device=self.device)
                 starts = self.fitted_codes.starts(y, solutions, rng, temperature)
-                spread = self.fitted_codes.spread(y)
+                spread = self.fitted_codes.spread(y) if steps else None
             networks = (self.generator, self.mapper, self.make_reconstruction())
             z, losses, x = optimise_codes(*networks, y, starts, steps, recipe.code_rate, recipe.beta, spread, quiet)
             if recipe.warp:
