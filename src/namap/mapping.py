@@ -205,6 +205,7 @@ class Mapping:
         batch_size: int = 256,
         temperature: float = 1.0,
         quiet: bool = True,
+        tolerance: float = 1e-3,
     ) -> Analogies:
         """Find the analogies G(z_y) of n queries: NAM Eq. 6, or one pass of E (VAE-NAM Eq. 7-9).
 
@@ -218,6 +219,7 @@ class Mapping:
             temperature: factor on the noise of the samples and starts; more gives more different solutions, and more
                 that do not mean y.
             quiet: no progress bar.
+            tolerance: a query is done when ten iterations lower its objective by less than this share; 0: never early.
 
         Returns:
             `Analogies`: `x` uint8 `[n k c h w]`, `codes` `[n k d]`, `losses` `[n k]`, in the order of the input.
@@ -229,7 +231,7 @@ class Mapping:
         domain, seed = self.prepare_queries(data), as_seed(seed)
         how: dict[str, Any] = {"unit": "img", "unit_scale": min(batch_size, len(domain))}  # a batch is so many images
         starts = tqdm(range(0, len(domain), batch_size), "translating", disable=True if quiet else None, **how)
-        asked = (solutions, refine, seed, temperature, quiet)
+        asked = (solutions, refine, seed, temperature, quiet, tolerance)
         parts = [self.solve(domain.images[i : i + batch_size], *asked) for i in starts]
         x, codes, losses = (np.concatenate(p) for p in zip(*parts, strict=True))
         return Analogies(x, codes, losses, domain.names)
@@ -242,6 +244,7 @@ class Mapping:
         seed: int = 0,
         temperature: float = 1.0,
         quiet: bool = True,
+        tolerance: float = 1e-3,
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Analogies of one batch of prepared queries: uint8 `[b k c h w]`, codes `[b k d]`, losses `[b k]`."""
         y, recipe = from_numpy(queries, self.device), self.recipe
@@ -252,7 +255,8 @@ class Mapping:
                 starts = self.fitted_codes.starts(y, solutions, rng, temperature)
                 spread = self.fitted_codes.spread(y) if steps else None
             networks = (self.generator, self.mapper, self.make_reconstruction())
-            z, losses, x = optimise_codes(*networks, y, starts, steps, recipe.code_rate, recipe.beta, spread, quiet)
+            how = (steps, recipe.code_rate, recipe.beta, spread, quiet, tolerance)
+            z, losses, x = optimise_codes(*networks, y, starts, *how)
             if recipe.warp:
                 with torch.no_grad():
                     x = self.generator.picture(z.flatten(0, 1)).unflatten(0, z.shape[:2])
