@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-HEAVY = "torch torchvision numpy scipy sklearn matplotlib pydantic PIL jinja2 safetensors tensorboard ray accelerate"
+HEAVY = "torch torchvision numpy scipy sklearn matplotlib PIL jinja2 safetensors tensorboard ray accelerate"
 SLACK = 2  # a machine may be half as fast as the one that the limits were set on
 
 

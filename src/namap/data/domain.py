@@ -19,6 +19,7 @@ from ..checkpoint import storage_errors, write_file
 from ..errors import DataError, UsageError
 from . import embedded
 from .images import SUFFIXES, UnreadableImage, read_image
+from .room import close_gaps, is_grey, make_room
 
 MAX_UNREADABLE = 0.10
 
@@ -206,25 +207,29 @@ def _load_folder(folder: Path, size: int, channels: int | None, quiet: bool) -> 
         raise DataError(f"{folder}: no images ({', '.join(sorted(SUFFIXES))}) in this folder or below")
     wanted = channels or 3
 
-    def read(path: Path) -> np.ndarray | str:
+    images = make_room(len(paths), wanted, size)
+
+    def read(i: int) -> str:
         try:
-            return read_image(path, wanted, size)
+            images[i] = read_image(paths[i], wanted, size)
         except UnreadableImage as error:
             return str(error)
+        return ""
 
     with ThreadPoolExecutor() as pool:
-        bar = tqdm(pool.map(read, paths), "reading", len(paths), unit="img", delay=2, disable=True if quiet else None)
-        results = list(bar)
-    skipped = [(str(p), r) for p, r in zip(paths, results, strict=True) if isinstance(r, str)]
+        tasks = pool.map(read, range(len(paths)))
+        bar = tqdm(tasks, "reading", len(paths), unit="img", delay=2, disable=True if quiet else None)
+        reasons = list(bar)
+    skipped = [(str(p), reason) for p, reason in zip(paths, reasons, strict=True) if reason]
     if len(skipped) > MAX_UNREADABLE * len(paths):
         path, reason = skipped[0]
         problem = f"{len(skipped)} of {len(paths)} images cannot be read, first {path}: {reason}"
         raise DataError(f"{folder}: {problem}; re-save or delete them, `namap check-data` lists them all", skipped)
-    kept = [(p, r) for p, r in zip(paths, results, strict=True) if not isinstance(r, str)]
-    images = np.stack([r for _, r in kept])
-    if channels is None and (images == images[:, :1]).all():
+    kept = [i for i, reason in enumerate(reasons) if not reason]
+    images = close_gaps(images, kept)
+    if channels is None and is_grey(images):
         images = np.ascontiguousarray(images[:, :1])
-    relative = [p.relative_to(folder) for p, _ in kept]
+    relative = [paths[i].relative_to(folder) for i in kept]
     files = [p.as_posix() for p in relative]
     return ImageDomain(images, _folder_labels(relative), unique_names(relative), str(folder), skipped, files)
 
