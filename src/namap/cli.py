@@ -91,6 +91,10 @@ def fit(
     query_size: Annotated[
         int | None, typer.Option(min=8, help="With --warp: side of the queries, where G's images are larger.")
     ] = None,
+    feature_cache_gb: Annotated[
+        float | None,
+        typer.Option(min=0, help="Room for the features of the queries under --loss perceptual or gram. Default: 2."),
+    ] = None,
     images: Images = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Decides initialisation, data order and noise.")] = None,
     config: Annotated[Path | None, typer.Option(help="YAML file of settings, as --dry-run prints them.")] = None,
@@ -117,7 +121,8 @@ def fit(
     from .recipes import make_recipe
 
     flags = {"method": method, "loss": loss, "images": images, "seed": seed, "skip": mapper_skip}
-    settings = read_settings(config, set_ or [], **flags, warp=warp, query_size=query_size)
+    flags |= {"warp": warp, "query_size": query_size, "feature_cache_gb": feature_cache_gb}
+    settings = read_settings(config, set_ or [], **flags)
     foreign = {"latent_dim": latent_dim, "spatial": spatial, "stage": stage, "trust_pickle": trust_pickle}
     mapping = METHODS[make_recipe(settings).method](
         load_generator(generator, image_range=parse_range(image_range), **foreign),

@@ -187,6 +187,7 @@ class Mapping:
         batch_size: int = 256,
         temperature: float = 1.0,
         quiet: bool = True,
+        tolerance: float = 1e-3,
     ) -> Analogies:
         """Find the analogies G(z_y) of n queries: NAM Eq. 6, or one pass of E (VAE-NAM Eq. 7-9).
 
@@ -200,6 +201,7 @@ class Mapping:
             temperature: factor on the noise of the samples and starts; more gives more different solutions, and more
                 that do not mean y.
             quiet: no progress bar.
+            tolerance: a query is done when ten iterations lower its objective by less than this share; 0: never early.
 
         Returns:
             `Analogies`: `x` uint8 `[n k c h w]`, `codes` `[n k d]`, `losses` `[n k]`, in the order of the input.
@@ -209,7 +211,8 @@ class Mapping:
             UsageError: not fitted yet, or several solutions from AE-NAM or WAE-NAM, which have one.
         """
         domain = load_domain(data, self.image_size, self.channels or None)
-        parts = self.translate_batches(domain.batches(batch_size), solutions, refine, seed, temperature, quiet)
+        asked = (solutions, refine, seed, temperature, quiet, tolerance)
+        parts = self.translate_batches(domain.batches(batch_size), *asked)
         return Analogies.joined(counted(parts, len(domain), quiet))
 
     def translate_batches(
@@ -220,12 +223,13 @@ class Mapping:
         seed: int | torch.Generator = 0,
         temperature: float = 1.0,
         quiet: bool = True,
+        tolerance: float = 1e-3,
     ) -> Iterator[Analogies]:
         """Translate batches of queries one by one, however many there are: `translate` in constant memory.
 
         Args:
             batches: (names, images) each: uint8 of any side, 1 or 3 channels. `open_queries` reads folders this way.
-            solutions: as in `translate`, and so are `refine`, `seed`, `temperature` and `quiet`.
+            solutions: as in `translate`, and so is all that follows.
 
         Yields:
             `Analogies` of each batch, in the order of the input.
@@ -233,7 +237,7 @@ class Mapping:
         seed = as_seed(seed)
         for names, images in batches:
             queries = self.prepare_queries(ImageDomain(images, None, names)).images
-            yield Analogies(*self.solve(queries, solutions, refine, seed, temperature, quiet), names)
+            yield Analogies(*self.solve(queries, solutions, refine, seed, temperature, quiet, tolerance), names)
 
     def solve(
         self,
@@ -243,6 +247,7 @@ class Mapping:
         seed: int = 0,
         temperature: float = 1.0,
         quiet: bool = True,
+        tolerance: float = 1e-3,
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Analogies of one batch of prepared queries: uint8 `[b k c h w]`, codes `[b k d]`, losses `[b k]`."""
         y, recipe = from_numpy(queries, self.device), self.recipe
@@ -251,9 +256,10 @@ class Mapping:
             with torch.no_grad():
                 rng = random_stream(seed, device=self.device)
                 starts = self.fitted_codes.starts(y, solutions, rng, temperature)
-                spread = self.fitted_codes.spread(y)
+                spread = self.fitted_codes.spread(y) if steps else None
             networks = (self.generator, self.mapper, self.make_reconstruction())
-            z, losses, x = optimise_codes(*networks, y, starts, steps, recipe.code_rate, recipe.beta, spread, quiet)
+            how = (steps, recipe.code_rate, recipe.beta, spread, quiet, tolerance)
+            z, losses, x = optimise_codes(*networks, y, starts, *how)
             if recipe.warp:
                 with torch.no_grad():
                     x = self.generator.picture(z.flatten(0, 1)).unflatten(0, z.shape[:2])

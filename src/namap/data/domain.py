@@ -21,6 +21,7 @@ from ..errors import DataError, UsageError
 from ..files import storage_errors, write_file
 from . import embedded
 from .images import SUFFIXES, UnreadableImage, read_image
+from .room import close_gaps, is_grey, make_room
 from .shards import is_stream
 
 MAX_UNREADABLE = 0.10
@@ -269,24 +270,27 @@ def _load_folder(folder: Path, size: int, channels: int | None, quiet: bool) -> 
     files = list_pictures(folder)
     wanted = channels or 3
 
-    def read(file: str) -> np.ndarray | str:
+    images = make_room(len(files), wanted, size)
+
+    def read(i: int) -> str:
         try:
-            return read_image(folder / file, wanted, size)
+            images[i] = read_image(folder / files[i], wanted, size)
         except UnreadableImage as error:
             return str(error)
+        return ""
 
     with ThreadPoolExecutor() as pool:
-        bar = tqdm(pool.map(read, files), "reading", len(files), unit="img", delay=2, disable=True if quiet else None)
-        results = list(bar)
-    skipped = [(str(folder / f), r) for f, r in zip(files, results, strict=True) if isinstance(r, str)]
+        tasks = pool.map(read, range(len(files)))
+        bar = tqdm(tasks, "reading", len(files), unit="img", delay=2, disable=True if quiet else None)
+        reasons = list(bar)
+    skipped = [(str(folder / f), reason) for f, reason in zip(files, reasons, strict=True) if reason]
     too_many(folder, skipped, len(files))
-    kept = [(f, r) for f, r in zip(files, results, strict=True) if not isinstance(r, str)]
-    images = np.stack([r for _, r in kept])
-    if channels is None and (images == images[:, :1]).all():
+    kept = [i for i, reason in enumerate(reasons) if not reason]
+    images = close_gaps(images, kept)
+    if channels is None and is_grey(images):
         images = np.ascontiguousarray(images[:, :1])
-    names = [n for n, r in zip(unique_names(files), results, strict=True) if not isinstance(r, str)]
-    files = [f for f, _ in kept]
-    return ImageDomain(images, _folder_labels(files), names, str(folder), skipped, files)
+    names, files = unique_names(files), [files[i] for i in kept]
+    return ImageDomain(images, _folder_labels(files), [names[i] for i in kept], str(folder), skipped, files)
 
 
 def _folder_labels(files: list[str]) -> np.ndarray | None:
