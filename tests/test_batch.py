@@ -88,7 +88,7 @@ def test_a_worker_is_killed_in_the_middle_and_nothing_is_lost_or_doubled(cluster
     outdir, killed = tmp_path / "out", []
     killer = threading.Thread(target=kill_one_at_work, args=(outdir, killed), daemon=True)
     killer.start()
-    how = {"actors": 2, "batch_size": 4, "refine": 40, "precision": "fp32", "quiet": True}
+    how = {"actors": 2, "batch_size": 4, "refine": 60, "precision": "fp32", "quiet": True}
     counted = translate_on_ray(saved_models["vae"], str(queries), str(outdir), **how)
     assert killed, "it was over before a worker could be killed"
     assert counted == (QUERIES + 1, 1, QUERIES + 1)
@@ -98,7 +98,7 @@ def test_a_worker_is_killed_in_the_middle_and_nothing_is_lost_or_doubled(cluster
     assert "is not a png" in broken["error"]
     assert broken["analogy_png"] is broken["code"] is broken["loss"] is None
     mapping = Mapping.from_pretrained(saved_models["vae"], precision="fp32")
-    whole = mapping.translate(queries, refine=40)
+    whole = mapping.translate(queries, refine=60)
     expected = dict(zip(whole.names, range(QUERIES), strict=True))
     for name, row in rows.items():
         i = expected[name.removesuffix(".png").replace("/", "_")]

@@ -103,22 +103,25 @@ def translate_on_ray(
         dataset = read_rows(ray, found, column, id_column, done) if found.parquet else read_pictures(ray, found, done)
         if dataset is None:
             return count_rows(system, place, len(done))
-        gpus = int(ray.cluster_resources().get("GPU", 0)) if mapping.device.type == "cuda" else 0
-        if actors is None:
-            actors = gpus or max(1, int(ray.cluster_resources()["CPU"]) - 1)
-        del mapping
         answers = dataset.map_batches(
             Translator,
             fn_constructor_kwargs={"model": str(model), "how": how, "options": options},
-            compute=ray.data.ActorPoolStrategy(size=actors),
             batch_size=batch_size,
             batch_format="pyarrow",
-            num_cpus=1,
-            num_gpus=min(1, gpus),
             zero_copy_batch=True,
+            **share_out(ray, mapping.device, actors),
         )
         answers.write_parquet(place, filesystem=system)
         return count_rows(system, place, len(done))
+
+
+def share_out(ray: Any, device: torch.device, actors: int | None) -> dict[str, Any]:
+    """How many actors, and what each of them reserves: where they took every processor, nobody could read."""
+    cluster = ray.cluster_resources()
+    cpus, gpus = int(cluster["CPU"]), int(cluster.get("GPU", 0)) if device.type == "cuda" else 0
+    actors = actors or gpus or max(1, cpus - 1)
+    pool = ray.data.ActorPoolStrategy(size=actors)
+    return {"compute": pool, "num_cpus": int(actors < cpus), "num_gpus": min(1, gpus)}
 
 
 class Translator:

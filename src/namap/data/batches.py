@@ -9,7 +9,7 @@ from hashlib import sha256 as digest
 from io import BytesIO
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import IO, NamedTuple, TypeVar
 
 import numpy as np
 from jaxtyping import UInt8
@@ -219,7 +219,7 @@ def _read_npz(text: str, path: Path, key: str, batch_size: int, finished: Finish
                 yield QueryBatch(names, ImageDomain.from_array(images, source=text).images)
 
 
-def _read_header(file: zipfile.ZipExtFile) -> tuple[tuple[int, ...], bool, np.dtype]:
+def _read_header(file: IO[bytes] | zipfile.ZipExtFile) -> tuple[tuple[int, ...], bool, np.dtype]:
     """Shape, Fortran order and type of an array of numpy's format."""
     version = npy.read_magic(file)
     read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
