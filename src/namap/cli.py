@@ -11,7 +11,7 @@ from . import cli_app, cli_generators, cli_handing, cli_solutions
 from .cli_bench import bench
 from .cli_match import match
 from .console import clear, end, keep_freed_memory, parse_range, parse_seeds, read_settings, say
-from .errors import DataError, Interrupted, NamapError, StorageError, UsageError
+from .errors import DataError, Interrupted, NamapError, StorageError, UsageError, one_line
 from .options import (
     AsJson,
     Debug,
@@ -275,7 +275,7 @@ def check_data(
         domain = load_domain(src, size, quiet=quiet)
     except DataError as error:
         for path, reason in error.skipped:
-            typer.echo(f"unreadable {path}: {reason}", err=as_json)
+            typer.echo(one_line(f"unreadable {path}: {reason}"), err=as_json)
         raise
     advice = inspect_domain(domain)
     extent, cover, _ = measure_coverage(domain.images[:512])
@@ -298,7 +298,7 @@ def check_data(
                 f"{len(domain)} images of {domain.size}x{domain.size}, {domain.channels} channel(s)",
                 f"labels: {'none' if classes is None else classes}",
                 f"content: extent {extent:.2f} of the side, covers {cover:.0%} of an image",
-                *(f"skipped {path}: {reason}" for path, reason in domain.skipped),
+                *(one_line(f"skipped {path}: {reason}") for path, reason in domain.skipped),
                 *(f"! {what}\n  → {remedy}" for what, remedy in advice),
                 "" if advice else "nothing to mend",
             ]

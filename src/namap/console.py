@@ -2,7 +2,6 @@
 
 import ctypes
 import json
-import shutil
 import sys
 import traceback
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any, Never
 
 import typer
 
-from .errors import NamapError, UsageError
+from .errors import NamapError, UsageError, one_line
 
 PLACES = ("generator", "data", "outdir")  # printed by --dry-run beside the settings; given as flags
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
@@ -28,7 +27,7 @@ def read_settings(config: Path | None, pairs: list[str], **flags: Any) -> dict[s
     if config is not None:
         try:
             settings = yaml.safe_load(config.read_text()) or {}
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
             raise UsageError(f"--config {config}: not readable YAML ({str(error).splitlines()[0]})") from None
         if not isinstance(settings, dict):
             raise UsageError(f"--config {config}: expected `key: value` lines")
@@ -39,7 +38,7 @@ def read_settings(config: Path | None, pairs: list[str], **flags: Any) -> dict[s
             raise UsageError(f"--set {pair!r}: expected KEY=VALUE")
         try:
             settings[key.replace("-", "_")] = yaml.safe_load(value)
-        except yaml.YAMLError:
+        except (ValueError, RecursionError, yaml.YAMLError):
             raise UsageError(f"--set {pair!r}: {value!r} is not a value") from None
     return {**settings, **{k: v for k, v in flags.items() if v is not None}}
 
@@ -51,6 +50,7 @@ def clear(outdir: Path, overwrite: bool) -> None:
         UsageError: what is there is no run of namap.
         StorageError: another process works there.
     """
+    from .checkpoint import remove
     from .runs import hold  # needs torch, which a command line that only helps or diagnoses does not
 
     if not overwrite or not outdir.exists():
@@ -61,7 +61,7 @@ def clear(outdir: Path, overwrite: bool) -> None:
         raise UsageError(f"--overwrite: {outdir} does not look like a run of namap; delete it yourself")
     with hold(outdir):
         for path in [p for pattern in LEFT_BY_RUNS for p in outdir.glob(pattern)]:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+            remove(path)
 
 
 def parse_seeds(text: str) -> list[int]:
@@ -83,7 +83,8 @@ def parse_range(text: str) -> tuple[float, float]:
 
 def say(result: dict[str, Any], as_json: bool = True, text: str = "") -> None:
     """Print a result, for people or for programs."""
-    typer.echo(json.dumps(result, indent=2, default=str) if as_json else text)
+    lines = [one_line(line) for line in text.split("\n")]
+    typer.echo(json.dumps(result, indent=2, default=str) if as_json else "\n".join(lines))
 
 
 def keep_freed_memory() -> None:

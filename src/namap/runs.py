@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import math
 import os
 import shutil
 import socket
@@ -13,6 +14,7 @@ from typing import Any
 from . import checkpoint
 from .errors import StorageError, UsageError
 
+OURS = ("checkpoints", "final", "metrics.jsonl", "tensorboard", "samples.png", "metrics.json")  # a run replaces these
 Row = dict[str, Any]  # a line of the log: numbers, and lists with a number for each dimension of the code
 
 
@@ -43,8 +45,9 @@ def hold(outdir: Path) -> Iterator[None]:
     """
     with checkpoint.storage_errors(outdir):
         outdir.mkdir(parents=True, exist_ok=True)
-        file = (outdir / ".lock").open("a+")
-    with file:
+        # Not through a link: what it leads to would be emptied.
+        lock = os.open(outdir / ".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+    with os.fdopen(lock, "r+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -64,7 +67,8 @@ def claim(outdir: Path, wanted: dict[str, Any]) -> bool:
     The `source` of the data is recorded and may change: what they are decides, not where they are.
 
     Raises:
-        UsageError: it holds a run of another identity; the differences are named.
+        UsageError: it holds a run of another identity; the differences are named. Or it holds what a run would
+            overwrite or delete, and is no run.
         StorageError: it cannot be written.
     """
     record = outdir / "run.json"
@@ -75,10 +79,30 @@ def claim(outdir: Path, wanted: dict[str, Any]) -> bool:
                 f"{outdir}: holds a run with another {'; '.join(changed)}; use --overwrite or another --outdir"
             )
     else:
+        foreign = [name for name in OURS if (outdir / name).exists() or (outdir / name).is_symlink()]
+        if foreign:
+            raise UsageError(f"{outdir}: is no run of namap, and its {foreign[0]} would be lost; use another --outdir")
         with checkpoint.storage_errors(outdir):
             outdir.mkdir(parents=True, exist_ok=True)
         checkpoint.write_json(record, wanted)
     return (outdir / "final" / checkpoint.MANIFEST).is_file()
+
+
+def progress(config: dict[str, Any], where: Path, steps: int) -> dict[str, Any]:
+    """How far a checkpoint has come.
+
+    Raises:
+        StorageError: a value is missing, unknown, or not possible.
+    """
+    state = config.get("state")
+    kinds = {"step": int, "rollbacks": int, "seconds": float, "scale": float}
+    if not isinstance(state, dict) or {k: type(v) for k, v in state.items()} != kinds:
+        raise StorageError(f"{where}: does not say how far it has come")
+    if not (0 <= state["step"] <= steps and state["rollbacks"] >= 0 and 0 <= state["seconds"] < math.inf):
+        raise StorageError(f"{where}: is at step {state['step']} of {steps}, after {state['seconds']} s")
+    if not 0 < state["scale"] <= 1:
+        raise StorageError(f"{where}: has a learning rate of {state['scale']} of the run's")
+    return state
 
 
 def read_log(outdir: Path) -> list[Row]:

@@ -27,12 +27,13 @@ from .data import ImageDomain
 from .data.order import batch_index
 from .errors import DivergedError, Interrupted, StorageError, warn
 from .logs import Log
-from .runs import Row, claim
+from .runs import Row, claim, progress
 from .signals import collect_signals
 from .tensors import Images, PerSample, autocast, from_numpy, inference, pick_device, pick_precision, random_stream
 
 MAX_ROLLBACKS = 3
 KEPT_CHECKPOINTS = 2
+CHECKPOINTS = "[0-9]" * 9  # a step each; nothing else in their directory is read or deleted
 PICTURES = 10  # times that a run is shown, evenly spaced
 
 
@@ -312,15 +313,15 @@ class Loop:
         folder = self.outdir / "checkpoints"
         checkpoint.save_directory(folder / f"{state.step:09d}", tensors, {"state": meta})
         # What lies ahead of this step was found unsound: it may not count as one of those that are kept.
-        found = sorted(folder.glob("[0-9]*"))
+        found = sorted(folder.glob(CHECKPOINTS))
         sound = [old for old in found if old.name <= f"{state.step:09d}"]
         for old in set(found) - set(sound[-KEPT_CHECKPOINTS:]):
-            shutil.rmtree(old)
+            checkpoint.remove(old)
 
     def resume(self) -> None:
         """Go on from the newest checkpoint, or write the first one: something to roll back to."""
         claim(self.outdir, self.identity)
-        if any((self.outdir / "checkpoints").glob("[0-9]*")):
+        if any((self.outdir / "checkpoints").glob(CHECKPOINTS)):
             self.restore()
         else:
             self.check_space()
@@ -339,7 +340,7 @@ class Loop:
 
     def restore(self) -> None:
         """Load the newest sound checkpoint; an unsound one is named and passed over."""
-        folders = sorted((self.outdir / "checkpoints").glob("[0-9]*"), reverse=True)
+        folders = sorted((self.outdir / "checkpoints").glob(CHECKPOINTS), reverse=True)
         for folder in folders:
             try:
                 tensors, config = checkpoint.load_directory(folder)
@@ -351,8 +352,8 @@ class Loop:
         for name, module in self.task.modules.items():
             checkpoint.load_weights(module, checkpoint.without_prefix(f"module.{name}", tensors), folder)
         for name, optimizer in self.task.optimizers.items():
-            checkpoint.load_optimizer(optimizer, checkpoint.without_prefix(f"optimizer.{name}", tensors))
-        self.state.__dict__.update(config["state"])
+            checkpoint.load_optimizer(optimizer, checkpoint.without_prefix(f"optimizer.{name}", tensors), folder)
+        self.state.__dict__.update(progress(config, folder, self.run.steps))
         self.state.log = self.records.rewind(self.state.step)
 
 

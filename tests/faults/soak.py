@@ -1,6 +1,6 @@
 """Train and translate for minutes under random kills; end with the weights of the undisturbed run.
 
-    python tests/faults/soak.py --minutes 20
+    python tests/faults/soak.py --minutes 20 -o benchmarks/results/soak.json
 
 A third of the time goes to the undisturbed run, whose memory and open files must stay flat; the rest to the same run,
 killed about every 30 seconds and started again. Then both models translate, the second one killed at random moments
@@ -102,7 +102,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=20.0)
     parser.add_argument("--every", type=float, default=30.0, help="seconds between kills, on average")
-    arguments = parser.parse_args()
+    parser.add_argument("-o", "--output", type=Path, help="where the result goes, beside the terminal")
+    arguments, started = parser.parse_args(), time.monotonic()
     with tempfile.TemporaryDirectory() as scratch:
         trial, whole, broken = (Path(scratch) / name for name in ("trial", "whole", "broken"))
         subprocess.run(command(trial, TRIAL), check=True)
@@ -121,6 +122,7 @@ def main() -> None:
         stops = interrupted(translate[1], broken / "out", len(clean), random.Random(1))
         same = answers(broken / "out") == clean
     result = {
+        "minutes": round((time.monotonic() - started) / 60, 1),
         "seconds_watched": len(seen),
         "kills": kills,
         "kills_of_translate": stops,
@@ -130,9 +132,13 @@ def main() -> None:
         "memory_growth": round(growth(seen, 0), 3),
         "open_files_growth": round(growth(seen, 1), 3),
     }
-    print(json.dumps(result, indent=2))
     flat = max(result["memory_growth"], result["open_files_growth"]) < FLAT
-    sys.exit(0 if result["same_weights"] and same and flat and kills and stops else 1)
+    result["held"] = bool(result["same_weights"] and same and flat and kills and stops)
+    text = json.dumps(result, indent=2)
+    print(text)
+    if arguments.output:
+        arguments.output.write_text(text + "\n")
+    sys.exit(not result["held"])
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from ..checkpoint import storage_errors, write_file
 from ..errors import DataError, UsageError
 from . import embedded
-from .images import SUFFIXES, UnreadableImage, read_image
+from .images import LARGE, MAX_RATIO, SUFFIXES, UnreadableImage, read_image
 
 MAX_UNREADABLE = 0.10
 
@@ -186,9 +186,9 @@ def _load_npz(text: str) -> ImageDomain:
             if not key or key not in keys:
                 problem = f"no array {key!r}" if key else "needs a key"
                 raise DataError(f"{path}: {problem}; write {path}:KEY with KEY one of {', '.join(keys)}")
-            images = file[key]
+            images = _array(file, key)
             label_key = "_".join(["y", *key.split("_")[1:]])
-            labels = file[label_key] if label_key in keys and label_key != key else None
+            labels = _array(file, label_key) if label_key in keys and label_key != key else None
     except DataError:
         raise
     except Exception as error:  # zipfile, zlib, numpy: each damage has its own exception
@@ -196,6 +196,17 @@ def _load_npz(text: str) -> ImageDomain:
     if labels is not None and labels.shape != images.shape[:1]:
         labels = None  # the key of another split's labels, e.g. `y` beside `x` and `x_test`
     return ImageDomain.from_array(images, labels, text)
+
+
+def _array(file: np.lib.npyio.NpzFile, key: str) -> np.ndarray:
+    """An array of an npz, once it is known that it unpacks to no more than such arrays do."""
+    packed = next(i for i in file.zip.infolist() if i.filename in (key, f"{key}.npy"))
+    if packed.file_size > LARGE and packed.file_size > MAX_RATIO * packed.compress_size:
+        raise ValueError(f"{key} unpacks from {packed.compress_size} to {packed.file_size} bytes: a bomb?")
+    found = file[key]
+    if not isinstance(found, np.ndarray):
+        raise ValueError(f"{key} is no array")
+    return found
 
 
 def _load_folder(folder: Path, size: int, channels: int | None, quiet: bool) -> ImageDomain:
