@@ -29,7 +29,7 @@ PROMISES = {
         "stopped_while_the_result_is_saved",
         "a_stopped_evaluation_keeps_no_half_classifier",
     ],
-    "A checkpoint that is cut short or has a flipped bit is found and named, the one before it used; none left: exit 5": [
+    "A checkpoint that is cut or has a flipped bit is found and named, the one before it used; none left: exit 5": [
         "200_damages_of_checkpoints_are_passed_over_and_named",
         "200_damages_of_a_file_are_all_found",
         "a_damaged_checkpoint_is_passed_over",
@@ -74,8 +74,8 @@ PROMISES = {
         "large_photographs_are_read",
         "frames_and_formats_that_are_closed",
     ],
-    "A hostile model or checkpoint (pickles, links, paths, giant headers, odd tensors, nested JSON) is refused; nothing "
-    "outside of it is read": [
+    "A hostile model or checkpoint (pickles, links, paths, giant headers, odd tensors, nested JSON) is refused; "
+    "nothing outside of it is read": [
         "a_header_of_a_terabyte",
         "odd_types_and_shapes_of_tensors",
         "nested_json_does_not_end_the_process",
@@ -136,7 +136,7 @@ PROMISES = {
 
 
 def outcomes(marks: str, names: set[str]) -> tuple[dict[str, list[bool]], int]:
-    """Whether each case of each of these tests held (a skipped one did not), and pytest's exit code; {} asks for all."""
+    """Whether each case of each of these tests held (a skipped one did not), and pytest's exit code; no names: all."""
     with tempfile.TemporaryDirectory() as scratch:
         report = Path(scratch) / "outcome.xml"
         command = [sys.executable, "-m", "pytest", "tests", "-n", "0", "-m", marks, "--timeout=7200"]

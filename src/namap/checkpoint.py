@@ -92,12 +92,14 @@ def sweep(folder: Path) -> None:
     """Delete what killed processes left half-written in a folder that nobody else writes to."""
     for path in folder.glob(".*"):
         if SCRATCH.fullmatch(path.name):
-            remove(path)
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
 def remove(path: Path) -> None:
-    """Delete a file or directory; of a link, only the link."""
-    shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+    """Delete a file or directory, whole or, if that is interrupted, to be swept away; of a link, only the link."""
+    gone = _beside(path)
+    path.rename(gone)
+    shutil.rmtree(gone) if gone.is_dir() and not gone.is_symlink() else gone.unlink()
 
 
 def _replaceable(target: Path) -> bool:
