@@ -102,6 +102,7 @@ PROMISES = {
         "changed_data_or_configuration_is_refused_and_printed",
         "a_damaged_record_of_a_run_is_one_line",
         "a_damaged_log_is_one_line",
+        "a_report_of_a_run_of_a_stranger_is_whole_or_one_line",
     ],
     "Files that namap did not write are not overwritten or deleted, nor reached through a link": [
         "a_directory_of_somebody_else_is_left_as_it_was",

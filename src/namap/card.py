@@ -217,7 +217,7 @@ def measured_numbers(run: Path | None) -> list[tuple[str, str]]:
     for home in () if run is None else (run, run.parent) if run.name == "final" else (run,):
         for path in (home / name for name in EVALUATIONS):
             found = checkpoint.read_json(path) if path.is_file() else {}
-            numbers = {k: v for k, v in found.items() if isinstance(v, (int, float)) and not isinstance(v, bool)}
+            numbers = {k: v for k, v in found.items() if type(v) in (int, float) and abs(v) < 1e300}
             rows += [(_words(key.replace("_", " ")), f"{value:.4g}") for key, value in numbers.items()]
         log = read_log(home)
         rows += [(label, f"{log[-1][key]:.6g}") for key, label in COUNTED.items() if log and key in log[-1]]

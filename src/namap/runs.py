@@ -15,6 +15,7 @@ from . import checkpoint
 from .errors import StorageError, UsageError
 
 OURS = ("checkpoints", "final", "metrics.jsonl", "tensorboard", "samples.png", "metrics.json")  # a run replaces these
+PLACED = {"step", "images", "seconds"}  # of every line of the log
 Row = dict[str, Any]  # a line of the log: numbers, and lists with a number for each dimension of the code
 
 
@@ -118,9 +119,37 @@ def read_log(outdir: Path) -> list[Row]:
         rows = [json.loads(line) for line in path.read_text().split("\n")[:-1]]
     except (OSError, ValueError, RecursionError) as error:
         raise StorageError(f"{path}: damaged ({error}); delete it, it is only the log") from None
-    if not all(isinstance(row, dict) and isinstance(row.get("step"), int) for row in rows):
-        raise StorageError(f"{path}: damaged (a line without its step); delete it, it is only the log")
+    lengths: dict[str, int | None] = {}
+    for number, row in enumerate(rows, 1):
+        whole = isinstance(row, dict) and row.keys() >= PLACED and type(row["step"]) is int
+        if not whole or not all(_measured(v, lengths.setdefault(k, _length(v))) for k, v in row.items()):
+            raise StorageError(f"{path}: damaged (line {number}); delete it, it is only the log")
     return rows
+
+
+def _length(value: Any) -> int | None:
+    return len(value) if isinstance(value, list) else None
+
+
+def _measured(value: Any, length: int | None) -> bool:
+    """Whether this is a number, or a list of so many."""
+    numbers = value if isinstance(value, list) else [value]
+    return _length(value) == length and all(type(v) in (int, float) and not abs(v) > 1e300 for v in numbers)
+
+
+def read_record(outdir: Path) -> dict[str, Any]:
+    """A run's `run.json`; empty where there is none.
+
+    Raises:
+        StorageError: it is damaged.
+    """
+    path = outdir / "run.json"
+    record = checkpoint.read_json(path) if path.is_file() else {}
+    kinds = {"task": dict, "run": dict, "data": (str, type(None)), "source": (str, type(None))}
+    for name, kind in kinds.items():
+        if name in record and not isinstance(record[name], kind):
+            raise StorageError(f"{path}: damaged ({name})")
+    return record
 
 
 def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:

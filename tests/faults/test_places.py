@@ -1,6 +1,8 @@
 """Directories that are somebody else's, and links out of those that are ours: nothing of theirs is lost or read."""
 
 import json
+import os
+import shutil
 
 import pytest
 import tiny
@@ -99,9 +101,6 @@ def model(tmp_path_factory):
 @pytest.mark.parametrize("name", ["manifest.json", "config.json", "model.safetensors"])
 @pytest.mark.parametrize("how", ["link", "blobs of another place", "fifo"])
 def test_nothing_outside_of_a_model_is_read(model, tmp_path, name, how, monkeypatch):
-    import os
-    import shutil
-
     secret = tmp_path / "secret"
     secret.mkdir()
     (secret / name).write_bytes((model / name).read_bytes())
@@ -195,3 +194,21 @@ def test_a_card_spells_out_what_a_stranger_wrote(model, tmp_path):
     text = (tmp_path / "card" / "README.md").read_text()
     assert "0.5" in text
     assert not any(part in text for part in ("<img", "</script", "](javascript", "`|"))
+
+
+@pytest.mark.parametrize(
+    "record", [{"task": 3}, {"run": []}, {"data": {}}, {"source": ["x"]}, {"task": {"generator": 3}}]
+)
+def test_a_report_of_a_run_of_a_stranger_is_whole_or_one_line(model, tmp_path, monkeypatch, capsys, record):
+    home = tmp_path / "run"
+    shutil.copytree(model, home / "final")
+    checkpoint.write_json(home / "run.json", record)
+    row = {"step": 1, "images": 16, "seconds": 0.1, "<script>alert(1)</script> $x^{$": 0.5}
+    (home / "metrics.jsonl").write_text(json.dumps(row) + "\n")
+    command = ("report", home, "--data", "embedded:handwriting/test", "--queries", 30, "-o", tmp_path / "report.html")
+    code, _, err = call(monkeypatch, capsys, *command, "--quiet")
+    if isinstance(record.get("task"), dict):
+        assert code == 0, err
+        assert "<script>alert(1)" not in (tmp_path / "report.html").read_text()
+    else:
+        assert (code, err.count("\n")) == (5, 1)
