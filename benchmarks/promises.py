@@ -33,6 +33,7 @@ PROMISES = {
         "200_damages_of_checkpoints_are_passed_over_and_named",
         "200_damages_of_a_file_are_all_found",
         "a_damaged_checkpoint_is_passed_over",
+        "a_checkpoint_without_its_manifest_is_passed_over_and_replaced",
     ],
     "A disk that is full at any save: the checkpoint before it stays, nothing half-written does, exit 5; "
     "what a run needs is compared with what is free before it starts": [

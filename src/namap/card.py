@@ -191,7 +191,8 @@ def _name(source: str) -> str:
 
 def _words(text: str) -> str:
     """Text that means nothing in Markdown, HTML or a table: names of files and values may be a stranger's."""
-    return " ".join(re.sub(r"[`|<>\[\]\\]", " ", one_line(text)).split())
+    line = one_line(" ".join(text.split()))
+    return " ".join(re.sub(r"[`|<>\[\]\\]", " ", line).split())
 
 
 def bring_generator(mapping: Fitted) -> dict[str, str]:

@@ -260,7 +260,8 @@ def load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tenso
     state: dict[int, dict[str, Any]] = {}
     for name, value in tensors.items():
         index, _, key = name.partition(".")
-        if shapes.get(name) != value.shape or any(f"{index}.{other}" not in tensors for other in MOMENTS):
+        odd = key == "step" and not torch.isfinite(value).all()
+        if odd or shapes.get(name) != value.shape or any(f"{index}.{other}" not in tensors for other in MOMENTS):
             raise StorageError(f"{where}: tensor {name} of an optimizer does not fit this run")
         row = state.setdefault(int(index), {})
         if key == "step":

@@ -48,12 +48,12 @@ def hold(outdir: Path) -> Iterator[None]:
         outdir.mkdir(parents=True, exist_ok=True)
         # Not through a link: what it leads to would be emptied.
         lock = os.open(outdir / ".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
-    with os.fdopen(lock, "r+") as file:
+    with os.fdopen(lock, "r+", errors="replace") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
-            raise StorageError(f"{outdir}: in use by {file.read()}; wait for it, or use another --outdir") from None
+            raise StorageError(f"{outdir}: in use by {file.read(200)}; wait for it, or use another --outdir") from None
         with checkpoint.storage_errors(outdir):
             file.truncate(0)
             os.write(file.fileno(), f"process {os.getpid()} on {socket.gethostname()}".encode())

@@ -311,7 +311,10 @@ class Loop:
             "scale": state.scale,
         }
         folder = self.outdir / "checkpoints"
-        checkpoint.save_directory(folder / f"{state.step:09d}", tensors, {"state": meta})
+        target = folder / f"{state.step:09d}"
+        if target.exists() and not (target / checkpoint.MANIFEST).is_file():
+            checkpoint.remove(target)  # damaged, and passed over by `restore`
+        checkpoint.save_directory(target, tensors, {"state": meta})
         # What lies ahead of this step was found unsound: it may not count as one of those that are kept.
         found = sorted(folder.glob(CHECKPOINTS))
         sound = [old for old in found if old.name <= f"{state.step:09d}"]

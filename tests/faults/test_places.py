@@ -140,6 +140,7 @@ def test_a_checkpoint_of_a_stranger_is_one_line(tmp_path):
         tensors | {moment: tensors[moment][:1]},
         tensors | {step: torch.zeros(3)},
         tensors | {step: torch.zeros(1, 1)},
+        tensors | {step: torch.tensor(float("nan"))},
         *(tensors | {f"optimizer.networks.{k}": torch.zeros(1)} for k in ("x", "9999.exp_avg", "-1.step", "0.x", "")),
         tensors | {"module.mapper.more": torch.zeros(1)},
     ]
