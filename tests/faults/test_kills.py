@@ -107,7 +107,7 @@ def killed_before_a_change(name, outdir, number, count):
 
 
 @pytest.mark.parametrize("name", tiny.RUNS)
-@pytest.mark.parametrize("kills", [5, LONG])
+@pytest.mark.parametrize("kills", [2, LONG])
 def test_killed_before_any_change_of_its_directory(forks, tmp_path, name, kills):
     """Of a run of two steps, whose every file is written, renamed or deleted in a save."""
     start(forks, name, tmp_path / "whole", 2).join()
