@@ -53,17 +53,24 @@ def watched(arguments: list[str]) -> list[tuple[int, int]]:
     return seen
 
 
+def newest(outdir: Path) -> str:
+    """The name of the last checkpoint."""
+    return max((p.name for p in outdir.glob("checkpoints/0*")), default="")
+
+
 def killed(arguments: list[str], outdir: Path, every: float, rng: random.Random) -> int:
-    """Run to the end, killed after about so many seconds in its directory; how often."""
+    """Run to the end, killed after about so many seconds in its directory, and some progress; how often."""
     kills = 0
     while True:
-        process = subprocess.Popen(arguments)
+        process, before = subprocess.Popen(arguments), newest(outdir)
         lock = outdir / ".lock"  # a busy machine may take longer to start than to be killed
         while process.poll() is None and not (lock.exists() and f"process {process.pid} " in lock.read_text()):
             time.sleep(0.1)
         try:
             code = process.wait(rng.uniform(0.5, 1.5) * every)
         except subprocess.TimeoutExpired:
+            while process.poll() is None and newest(outdir) == before:  # else a busy machine would never come to an end
+                time.sleep(rng.uniform(0, 2))
             process.kill()
             process.wait()
             kills += 1
