@@ -104,9 +104,14 @@ def whole_speed_table() -> str:
 
 
 def promises_table() -> str:
+    outcomes = read("promises")
     rows = ["| promise | cases | held |", "|---|---|---|"]
-    outcomes = read("promises")["outcomes"]
-    return "\n".join([*rows, *(f"| {s} | {o['cases']} | {o['held']} |" for s, o in outcomes.items())])
+    rows += [f"| {s} | {o['cases']}{'' if o['all'] else ' (quick)'} | {o['held']} |" for s, o in outcomes.items()]
+    if (HERE / "soak.json").exists():
+        soak = read("soak")
+        text = f"{soak['minutes']:.0f} minutes under {soak['kills'] + soak['kills_of_translate']} kills"
+        rows.append(f"| {text}: the same weights and pictures; memory and open files flat | 1 | {int(soak['held'])} |")
+    return "\n".join(rows)
 
 
 def systems_table() -> str:

@@ -12,7 +12,7 @@ from .cli_bench import bench
 from .cli_match import match
 from .cli_translate import translate
 from .console import clear, end, keep_freed_memory, leave, parse_range, parse_seeds, read_settings, say, take_part
-from .errors import DataError, Interrupted, NamapError, StorageError, UsageError
+from .errors import DataError, Interrupted, NamapError, StorageError, UsageError, one_line
 from .options import (
     AsJson,
     Debug,
@@ -232,7 +232,7 @@ def check_data(
         domain = load_domain(src, size, quiet=quiet)
     except DataError as error:
         for path, reason in error.skipped:
-            typer.echo(f"unreadable {path}: {reason}", err=as_json)
+            typer.echo(one_line(f"unreadable {path}: {reason}"), err=as_json)
         raise
     advice = inspect_domain(domain)
     extent, cover, _ = measure_coverage(domain.images[:512])
@@ -255,7 +255,7 @@ def check_data(
                 f"{len(domain)} images of {domain.size}x{domain.size}, {domain.channels} channel(s)",
                 f"labels: {'none' if classes is None else classes}",
                 f"content: extent {extent:.2f} of the side, covers {cover:.0%} of an image",
-                *(f"skipped {path}: {reason}" for path, reason in domain.skipped),
+                *(one_line(f"skipped {path}: {reason}") for path, reason in domain.skipped),
                 *(f"! {what}\n  → {remedy}" for what, remedy in advice),
                 "" if advice else "nothing to mend",
             ]

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
+from zipfile import ZipInfo
 
 import numpy as np
 import torch
@@ -20,7 +21,7 @@ from tqdm import tqdm
 from ..errors import DataError, UsageError
 from ..files import storage_errors, write_file
 from . import embedded
-from .images import SUFFIXES, UnreadableImage, read_image
+from .images import LARGE, MAX_RATIO, SUFFIXES, UnreadableImage, read_image
 from .room import close_gaps, is_grey, make_room
 from .shards import is_stream
 
@@ -232,12 +233,26 @@ def _load_npz(text: str) -> ImageDomain:
     with readable_npz(path), np.load(path, allow_pickle=False) as file:
         keys = file.files
         check_key(path, key, keys)
-        images = file[key]
+        images = _array(file, key)
         label_key = "_".join(["y", *key.split("_")[1:]])
-        labels = file[label_key] if label_key in keys and label_key != key else None
+        labels = _array(file, label_key) if label_key in keys and label_key != key else None
     if labels is not None and labels.shape != images.shape[:1]:
         labels = None  # the key of another split's labels, e.g. `y` beside `x` and `x_test`
     return ImageDomain.from_array(images, labels, text)
+
+
+def _array(file: np.lib.npyio.NpzFile, key: str) -> np.ndarray:
+    check_packed(next(i for i in file.zip.infolist() if i.filename in (key, f"{key}.npy")))
+    found = file[key]
+    if not isinstance(found, np.ndarray):
+        raise ValueError(f"{key} is no array")
+    return found
+
+
+def check_packed(member: ZipInfo) -> None:
+    """Refuse an array of an npz that unpacks to more than such arrays do."""
+    if member.file_size > LARGE and member.file_size > MAX_RATIO * member.compress_size:
+        raise ValueError(f"{member.filename} unpacks from {member.compress_size} to {member.file_size} bytes: a bomb?")
 
 
 def list_pictures(folder: Path) -> list[str]:

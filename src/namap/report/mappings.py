@@ -108,9 +108,9 @@ class Fitted:
     def surroundings(self) -> dict[str, Any]:
         """What the mapping was made from: generator, data, precision."""
         generator = {k: v for k, v in self.mapping.generator.config.items() if not isinstance(v, dict)}
-        run, task = self.record.get("run", {}), self.record.get("task", {})
+        run, fitted_to = self.record.get("run", {}), self.record.get("task", {}).get("generator")
         places = {
-            "weights of the generator": task.get("generator", {}).get("weights"),
+            "weights of the generator": fitted_to.get("weights") if isinstance(fitted_to, dict) else None,
             "queries of the fit": self.record.get("source"),
             "fingerprint of the queries": self.record.get("data"),
             "precision of the fit": run.get("precision"),
