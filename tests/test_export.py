@@ -103,7 +103,8 @@ def test_both_parts_give_what_the_mapping_gives_for_any_batch(saved, colours, tm
             found = torch.from_numpy(onnxruntime.InferenceSession(file).run(None, {"images": images.numpy()})[0])
         else:
             found = torch.export.load(file).module()(images)
-        torch.testing.assert_close(found, answer, atol=1e-4, rtol=0)
+        # Shrinking may round a pixel of a query to the grey level beside it, which moves an answer by less than one.
+        torch.testing.assert_close(found, answer, atol=1e-4 if part == "mapper" else 4e-3, rtol=0)
 
 
 def test_nam_has_no_encoder_and_its_mapper_is_exported(colours, monkeypatch, capsys, tmp_path, generator):
