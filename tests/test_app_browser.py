@@ -17,6 +17,8 @@ if CHROMIUM is None:
     pytest.skip("no Chromium on this machine: apt-get install chromium", allow_module_level=True)
 pytest.importorskip("gradio", reason="the explorer needs pip install 'namap[app]'")
 sync_api = pytest.importorskip("playwright.sync_api", reason="driving Chromium needs pip install playwright")
+PATIENCE = 120_000  # milliseconds, for a machine that does other things besides
+sync_api.expect.set_options(timeout=PATIENCE)
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +33,7 @@ def browser():
 def page(browser, address):
     """The explorer, opened; at the end, nothing was asked of any other place."""
     page = browser.new_page(viewport={"width": 1280, "height": 900})
-    page.set_default_timeout(120_000)
+    page.set_default_timeout(PATIENCE)
     asked = []
     page.on("request", lambda request: asked.append(request.url))
     page.goto(address)
@@ -54,7 +56,7 @@ def source(page, selector) -> str | None:
 
 def status(page, text: str) -> None:
     """Wait for a text under the analogy."""
-    sync_api.expect(page.locator("#status")).to_contain_text(re.compile(text), timeout=120_000)
+    sync_api.expect(page.locator("#status")).to_contain_text(re.compile(text))
 
 
 def test_a_query_is_translated_and_walked(page, picture, tmp_path):

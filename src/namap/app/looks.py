@@ -29,7 +29,7 @@ CSS = """
   position: static; max-width: none; border: 0; text-align: center; padding: 1px; font-size: 12px; line-height: 16px;
 }
 """
-NO_QUERY = "No query yet."
+NO_QUERY = "No query yet: drop a picture, paste one, or click one on the left. Its analogy appears here."
 NO_X = "Start with `--x SRC`, images of X, to see which of them an analogy resembles, and so whether G copies."
 NO_DATA = "Start with `--data SRC` to pick queries here."
 NO_PINS = "Pin two codes, of solutions or of places that you walked to, to see what lies between."

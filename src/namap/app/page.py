@@ -203,9 +203,11 @@ def _comparing(explorer: Explorer, asking: Asking) -> None:
             yield [(png_file(image), text) for image, text in shown]
 
     text = "The query of the first tab in every model that `namap app` was given: query, analogy, reconstruction."
-    gr.Markdown(text if len(explorer.models) > 1 else f"{text} Here it is one; name several, or choose by *Model*.")
-    button = gr.Button("Compare", size="sm", variant="primary", elem_id="compare")
-    found = sheet("Models", "compared", 6, 640)
+    several = "Losses can be compared where the models were fitted with the same one."
+    gr.Markdown(f"{text} {several if len(explorer.models) > 1 else 'Here it is one; name several.'}")
+    with gr.Row():
+        button = gr.Button("Compare", size="sm", variant="primary", scale=0, min_width=200, elem_id="compare")
+    found = sheet("Models", "compared", 6, 640 if len(explorer.models) > 2 else 270)
     button.click(compare, [asking.query, *asking.settings], found, show_progress="minimal", api_visibility="private")
 
 
@@ -235,10 +237,11 @@ def _batch(explorer: Explorer, asking: Asking) -> None:
         f"A zip of up to {MAX_FILES} pictures becomes a zip of their analogies, with the model and settings of the "
         "first tab: NAME.png, NAME_k1.png … for each; files that are no pictures are listed in skipped.jsonl."
     )
-    with gr.Row():
+    with gr.Row(equal_height=True):
         source = gr.File(label="Zip of pictures", file_types=[".zip"], height=160, elem_id="zip")
         result = gr.File(label="Zip of analogies", interactive=False, height=160, elem_id="unzipped")
-    button = gr.Button("Translate all", size="sm", variant="primary")
+    with gr.Row():
+        button = gr.Button("Translate all", size="sm", variant="primary", scale=0, min_width=200)
     inputs = [source, asking.model, *asking.settings]
     button.click(batch, inputs, result, concurrency_limit=1, api_name="batch")
 
