@@ -36,7 +36,8 @@ def curves(logs: Sequence[tuple[str, Sequence[Row]]]) -> Chart | None:
 
     keys = list(dict.fromkeys(key for _, log in logs for key in (log[-1] if log else {})))
     seen = {key: [row[key] for _, log in logs for row in log if key in row] for key in keys}
-    still = [key for key in keys if not isinstance(seen[key][0], list) and len(set(seen[key])) == 1]
+    plain = [key for key in keys if not isinstance(seen[key][0], list)]
+    still = [key for key in plain if len(seen[key]) > 1 and len(set(seen[key])) == 1]
     keys = [key for key in keys if key not in (*AXIS, *still)]
     words = ", ".join(f"{PLAIN.get(key, key.replace('_', ' '))} {seen[key][0]:g}" for key in still if key not in AXIS)
     if not keys:
