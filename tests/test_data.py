@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
-from namap.data import ImageDomain, UnreadableImage, load_domain, read_image, room
+from namap.data import ImageDomain, UnreadableImage, load_domain, open_queries, read_image, room
+from namap.data.batches import never
 from namap.data.coverage import compare_coverage, shrink
 from namap.data.domain import unique_names
 from namap.errors import DataError, StorageError
@@ -149,6 +150,8 @@ def test_one_picture_is_a_source(tmp_path):
     assert (colour.images.shape, grey.images.shape) == ((1, 3, 16, 16), (1, 1, 16, 16))
     np.testing.assert_array_equal(colour.images[0], load_domain(tmp_path, 16).images[0])
     assert colour.names == ["a"] and load_domain(tmp_path / "b.png", 16, 3).channels == 3
+    (batch,) = open_queries(tmp_path / "a.png", 16, 3).read(8, never)
+    assert batch.names == ["a"] and (batch.images == colour.images).all()
     (tmp_path / "note.txt").write_text("no picture")
     with pytest.raises(DataError, match=r"note\.txt: is not a png.*another picture"):
         load_domain(tmp_path / "note.txt")
