@@ -78,6 +78,8 @@ def save_directory(target: Path, tensors: Mapping[str, Tensor], config: Mapping[
         except SafetensorError as error:  # its way to say that the disk is full
             raise StorageError(f"{target}: cannot be written ({error})") from None
         write_json(scratch / CONFIG, config)
+        # safetensors lets none but the owner read what it writes; the other files say what is usual here.
+        (scratch / TENSORS).chmod((scratch / CONFIG).stat().st_mode)
 
 
 def load_directory(source: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

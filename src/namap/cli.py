@@ -34,6 +34,7 @@ from .options import (
     TrustPickle,
     VGGInput,
     VGGWeights,
+    arrange,
     example,
 )
 
@@ -44,8 +45,26 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
-    help="Map images of one domain onto another without pairs and without adversarial training of the mapping.",
 )
+
+
+def _version(wanted: bool) -> bool:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"namap {version('namap')}")
+        raise typer.Exit
+    return wanted
+
+
+@app.callback()
+def overview(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_version, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Map images of one domain onto another without pairs and without adversarial training of the mapping."""
+
 
 train_example = example("namap train-generator --data photos/ --outdir runs/g --latent-dim 100")
 app.command("train-generator", epilog=train_example)(cli_generators.train_generator)
@@ -299,6 +318,9 @@ def report(
     options |= {"generator": generator, "trust_pickle": trust_pickle}
     found = report_runs(runs, output, data, classifier, solutions, queries, quiet, **options)
     say(found, as_json, f"report in {output}")
+
+
+arrange(app)
 
 
 def main() -> None:

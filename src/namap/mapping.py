@@ -334,7 +334,7 @@ class Mapping:
 
     @classmethod
     def from_pretrained(
-        cls,
+        cls: type[M],
         path: str | Path,
         generator: Generator | str | Path | None = None,
         trust_pickle: bool = False,
@@ -342,8 +342,8 @@ class Mapping:
         revision: str | None = None,
         token: str | None = None,
         **options: Any,
-    ) -> "Mapping":
-        """Load a saved mapping.
+    ) -> M:
+        """Load a saved mapping: with `Mapping` of any method, with `VAENAM` and so on of that one.
 
         Args:
             path: its directory, or the output directory of `namap fit`, or `owner/name` on the hub.

@@ -94,6 +94,8 @@ def open_queries(source: str | Path | ImageDomain, size: int, channels: int) -> 
         return open_domain(load_domain(source))
     if text.endswith(".npz") or ".npz:" in text:
         return _open_npz(text)
+    if Path(text).is_file():  # one picture
+        return open_domain(load_domain(text, size, channels))
     return _open_folder(Path(text), size, channels)
 
 

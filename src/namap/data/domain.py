@@ -162,8 +162,8 @@ def load_domain(
     """Read the images that `source` names.
 
     Args:
-        source: a folder (flat or nested; a sub-folder per class gives labels), `file.npz:key` (labels from the
-            matching `y_…` key), `torchvision:NAME/SPLIT`, `embedded:handwriting/SPLIT`, `embedded:typeset/SPLIT`,
+        source: a folder (flat or nested; a sub-folder per class gives labels), a picture, `file.npz:key` (labels from
+            the matching `y_…` key), `torchvision:NAME/SPLIT`, `embedded:handwriting/SPLIT`, `embedded:typeset/SPLIT`,
             or an ImageDomain.
         size: side of the square images in pixels; None keeps arrays as they are and takes 32 for folders.
         channels: 1 or 3; None keeps arrays as they are and takes 3 for folders of colour pictures, else 1.
@@ -194,7 +194,19 @@ def load_domain(
         return ImageDomain.from_array(*embedded.load(rest), source=text).resized(size, channels)
     if text.endswith(".npz") or ".npz:" in text:
         return _load_npz(text).resized(size, channels)
+    if Path(text).is_file():
+        return _load_picture(Path(text), size or 32, channels)
     return _load_folder(Path(text), size or 32, channels, quiet)
+
+
+def _load_picture(path: Path, size: int, channels: int | None) -> ImageDomain:
+    """A source of one image."""
+    try:
+        image = read_image(path, channels or 3, size)
+    except UnreadableImage as error:
+        raise DataError(f"{path}: {error}; give another picture, or a folder of them") from None
+    grey = channels is None and (image == image[:1]).all()
+    return ImageDomain(image[None, :1] if grey else image[None], None, [path.stem], str(path))
 
 
 def split_npz(text: str) -> tuple[Path, str]:
@@ -262,7 +274,9 @@ def list_pictures(folder: Path) -> list[str]:
         DataError: no such folder, or no picture in it.
     """
     if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder; give a folder of images, file.npz:key or torchvision:NAME/SPLIT")
+        raise DataError(
+            f"{folder}: no such folder; give a folder of images, a picture, file.npz:key or torchvision:NAME/SPLIT"
+        )
     found = []  # of strings: a Path takes ten times the memory, and there may be millions
     for place, _, files in os.walk(folder):
         within = Path(place).relative_to(folder).as_posix()
