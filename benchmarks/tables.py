@@ -107,7 +107,7 @@ def promises_table() -> str:
     outcomes = read("promises")
     rows = ["| promise | cases | held |", "|---|---|---|"]
     rows += [f"| {s} | {o['cases']}{'' if o['all'] else ' (quick)'} | {o['held']} |" for s, o in outcomes.items()]
-    if (HERE / "soak.json").exists():
+    if measured("soak"):
         soak = read("soak")
         text = f"{soak['minutes']:.0f} minutes under {soak['kills'] + soak['kills_of_translate']} kills"
         rows.append(f"| {text}: the same weights and pictures; memory and open files flat | 1 | {int(soak['held'])} |")
