@@ -177,7 +177,7 @@ def test_a_rival_gets_the_seconds_of_the_generator_and_the_mapping(tmp_path):
 def test_settings_of_an_ablation():
     parse = ablation.parse_change
     assert parse("as it is:") == ("as it is", {})
-    assert parse(" two : beta=1e-2, generator.width=8 ,rates=[1, 2]")[1] == {
+    assert parse(" two : beta=0.01, generator.width=8 ,rates=[1, 2]")[1] == {
         "beta": 0.01,
         "generator.width": 8,
         "rates": [1, 2],
@@ -189,9 +189,9 @@ def test_settings_of_an_ablation():
 def test_an_ablation_changes_the_mapping_or_g_and_leaves_the_test_split_alone(tmp_path):
     scene = runner.make_scene("handwriting2print", "reference", tmp_path, quick=True)
     _, _, same = ablation.vary(scene, "as it is", {})
-    _, _, other = ablation.vary(scene, "wider", {"beta": 0.5, "generator.width": 16})
+    _, _, other = ablation.vary(scene, "wider", {"beta": "1e-2", "generator.latent_dim": 16})
     assert same.generator_cell == "generator" != other.generator_cell
-    assert other.generator.width == 16 and other.ours["beta"] == 0.5
+    assert other.generator.latent_dim == 16 and other.ours["beta"] == 0.01
     with pytest.raises(UsageError, match="did you mean 'beta'"):
         ablation.vary(scene, "wrong", {"betta": 1})
     with pytest.raises(UsageError, match="of the generator"):
@@ -254,7 +254,7 @@ def write_cars(folder):
             place = folder / side / split
             place.mkdir(parents=True)
             for i in range(4):
-                Image.fromarray(np.full((40, 60, 3), 50 * i, np.uint8)).save(place / f"{i}.png")
+                Image.fromarray(np.full((40, 60, 3), (50 * i, 9, 200), np.uint8)).save(place / f"{i}.png")
             lines = ["file,angle", *(f"{i}.png,{-90 + 60 * i}" for i in range(4))]
             (place / "angles.csv").write_text("\n".join(lines) + "\n")
 
