@@ -158,6 +158,7 @@ def test_rows_come_after_what_they_build_on_and_rivals_may_get_more_time():
     experiment = EXPERIMENTS["street2digits"]
     assert runner.in_order(experiment, ["cyclegan-5x", "vae"]) == ["generator", "namap", "cyclegan-5x", "vae"]
     assert runner.in_order(experiment, ["cyclegan", "copy"], 5)[2:] == ["cyclegan", "cyclegan-5x", "copy"]
+    assert runner.in_order(experiment, ["cyclegan", "vae"], own_budget=False) == ["cyclegan", "generator", "vae"]
     longer = runner.find_row(experiment, "cyclegan-5x")
     assert runner.budget(longer, Path(), 0, 2.0) == 600 and longer.title.endswith("5× the time")
     with pytest.raises(UsageError, match="namap-5x: unknown"):
