@@ -166,7 +166,7 @@ class StreamFeed:
         Raises:
             StorageError: these are none of this stream.
         """
-        found = config.get("positions")
+        found: Any = config.get("positions")
         sound = isinstance(found, list) and len(found) == self.lanes and all(isinstance(p, list) for p in found)
         if not sound or not all(len(p) == 3 and all(type(n) is int and n >= 0 for n in p) for p in found):
             raise StorageError(f"{where}: does not say where its {self.lanes} lanes of shards stand; use --overwrite")
