@@ -46,6 +46,7 @@ def measure(method: str, size: int, count: int, images: int, place: Path) -> dic
 def prepare(size: int, place: Path) -> ImageDomain:
     """A generator of this side with random weights, and noise as queries."""
     torch.manual_seed(0)
+    (place / f"g{size}").mkdir()
     save_generator(DCGAN(100, size, 3, 64).eval(), 0, place / f"g{size}")
     y = np.random.default_rng(0).integers(0, 256, (2048, size, size, 3), np.uint8)
     np.savez(place / f"y{size}.npz", y=y)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import checkpoint
+from . import checkpoint, processes
 from .errors import StorageError, warn
 from .files import remove
 from .networks.table import CodeTable, all_rows, my_rows
@@ -113,9 +113,12 @@ def check_space(outdir: Path, modules: Modules, optimizers: Optimizers, result_b
     Raises:
         StorageError: says how much is needed and how much is there.
     """
-    weights = [t for m in modules.values() for t in m.state_dict().values()]
+    parts = [t for m in modules.values() for t in m.modules() if isinstance(t, CodeTable) and t.divided]
+    whole = {id(table.table.weight): processes.count() for table in parts}  # as often as what is here
+    weights = [t for m in modules.values() for t in (*m.parameters(), *m.buffers())]
     moments = [p for o in optimizers.values() for g in o.param_groups for p in g["params"] for _ in "mv"]
-    need = (KEPT + 1) * sum(t.numel() * t.element_size() for t in (*weights, *moments)) + result_bytes
+    sizes = (t.numel() * t.element_size() * whole.get(id(t), 1) for t in (*weights, *moments))
+    need = (KEPT + 1) * sum(sizes) + result_bytes
     free = shutil.disk_usage(outdir).free
     if need > free:
         raise StorageError(f"{outdir}: this run needs {need / 1e6:.1f} MB, {free / 1e6:.1f} MB are free")

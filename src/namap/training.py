@@ -209,6 +209,7 @@ class Loop:
                     name, code = ("SIGTERM", 143) if stopped == signal.SIGTERM else ("Ctrl-C", 130)
                     where = f"{run.label}: stopped by {name} at step {state.step} of {run.steps}"
                     raise Interrupted(f"{where}; run the same command again to go on", code)
+        self.feed.close()
         return state.log
 
     def step(self, batch: Batch) -> tuple[str, dict[str, Tensor]]:
