@@ -149,9 +149,8 @@ class CodeSearch:
             y, *targets = self.look_up(path)
             images += [self.generator(self.codes[path])]
             losses += [self.reconstruction(self.mapper(images[-1]), y, targets)]
-        return tuple(
-            part.unflatten(0, self.shape) for part in (self.codes.clone(), torch.cat(losses), torch.cat(images))
-        )
+        z, loss, x = self.codes.clone(), torch.cat(losses), torch.cat(images)
+        return z.unflatten(0, self.shape), loss.unflatten(0, self.shape), x.unflatten(0, self.shape)
 
 
 def adam(

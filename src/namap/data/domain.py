@@ -254,6 +254,7 @@ def _load_npz(text: str) -> ImageDomain:
 
 
 def _array(file: np.lib.npyio.NpzFile, key: str) -> np.ndarray:
+    assert file.zip is not None
     check_packed(next(i for i in file.zip.infolist() if i.filename in (key, f"{key}.npy")))
     found = file[key]
     if not isinstance(found, np.ndarray):
