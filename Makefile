@@ -10,7 +10,7 @@ install: $(VENV)/.installed
 $(VENV)/.installed: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet torch torchvision
-	$(BIN)/pip install --quiet --editable '.[dev,docs,app,onnx,diffusers]'
+	$(BIN)/pip install --quiet --editable '.[dev,docs,app,onnx,diffusers,ray,datasets,webdataset]'
 	touch $@
 
 demo: install

@@ -53,6 +53,7 @@ def run_ablation(
 ) -> tuple[list[dict[str, Any]], str]:
     """What the command line asks for: the rows, and a table of them for people."""
     scene = make_scene(name, data, data_root, quick)
+    scene.check_files()
     home = cells_home(scene, runs)
     rows = ablate(scene, changes, seeds, home, home if quick else RESULTS, quiet)
     return rows, summary_lines(rows, scene.experiment.headline)

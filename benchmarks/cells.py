@@ -63,16 +63,20 @@ def run_cell_apart(arguments: list[str], cell: Path, wanted: dict[str, Any], qui
 
 def circumstances() -> dict[str, Any]:
     """Where and with what a cell is measured. `+` after the commit: files of the program differed from it."""
-    git = ["git", "-C", str(ROOT)]
-    commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-    changed = subprocess.run(
-        [*git, "status", "--porcelain", "--", "src", "benchmarks/*.py"], capture_output=True, text=True, check=True
-    ).stdout
+    commit, changed = git("rev-parse", "HEAD"), git("status", "--porcelain", "--", "src", "benchmarks/*.py")
     return {
         "threads": torch.get_num_threads(),
         "versions": {**dict(version_rows()), "python": platform.python_version()},
-        "commit": commit + "+" * bool(changed.strip()),
+        "commit": commit + "+" * bool(changed) or "unknown",
     }
+
+
+def git(*arguments: str) -> str:
+    """What git says of this checkout; nothing where there is no git, or no repository."""
+    try:
+        return subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True).stdout.strip()
+    except OSError:
+        return ""
 
 
 def peak_memory_gb() -> float:

@@ -35,12 +35,9 @@ QUICK_MINUTES = 0.02
 LONGER = re.compile(r"(.+)-([0-9.]+)x")  # a rival's row with a multiple of the equal budget
 
 
-def rows_of(experiment: Experiment, factor: float = 1.0) -> dict[str, Row]:
-    """The rows of an experiment; with a `factor`, also the rivals with so many times the equal budget."""
-    rows = dict(experiment.rows or ROWS)
-    if factor != 1:
-        rows |= {f"{n}-{factor:g}x": longer(row, factor) for n, row in rows.items() if n in RIVALS}
-    return rows
+def rows_of(experiment: Experiment) -> dict[str, Row]:
+    """The rows of an experiment."""
+    return experiment.rows or ROWS
 
 
 def longer(row: Row, factor: float) -> Row:
@@ -83,8 +80,7 @@ def run_bench(
     scene.check_files()
     if quick:
         budget_min = QUICK_MINUTES
-    rows = rows_of(scene.experiment, rival_budget)
-    order = in_order(rows, methods or list(rows), scene.experiment)
+    order = in_order(scene.experiment, methods or list(rows_of(scene.experiment)), rival_budget)
     home = cells_home(scene, runs)
     for seed in seeds:
         for method in order:
@@ -111,8 +107,11 @@ def measure(scene: Scene, method: str, seed: int, cell: Path, quiet: bool, budge
         run_cell_apart([*what, *(["quick"] if scene.quick else [])], cell, wanted, quiet)
 
 
-def in_order(rows: dict[str, Row], methods: list[str], experiment: Experiment) -> list[str]:
-    """The rows to run, each after what it builds on: what it needs, and the rows whose time it gets."""
+def in_order(experiment: Experiment, methods: list[str], factor: float = 1.0) -> list[str]:
+    """The rows to run, each after what it builds on: what it needs, and the rows whose time it gets.
+
+    With a `factor`, each rival also runs as a row of its own with so many times the equal budget.
+    """
     order: list[str] = []
 
     def add(method: str) -> None:
@@ -124,6 +123,8 @@ def in_order(rows: dict[str, Row], methods: list[str], experiment: Experiment) -
 
     for method in methods:
         add(method)
+        if factor != 1 and method in RIVALS:
+            add(f"{method}-{factor:g}x")
     return order
 
 
@@ -174,7 +175,7 @@ def run_cell(scene: Scene, method: str, seed: int, cell: Path) -> None:
     if measures is None and scene.experiment.judge is not None:
         measures = scene.experiment.judge(scene, cell.parent)(answer.x, answer.of)
     each = (measures or {}).pop(EACH, None)
-    if each is not None and answer.losses is not None:
+    if each is not None and answer.losses is not None and min(np.ptp(each), np.ptp(answer.losses)) > 0:
         answer.evidence["loss_tells"] = float(spearmanr(-answer.losses, each).statistic)
     np.savez_compressed(cell / "answers.npz", x=answer.x)
     write_json(cell / "result.json", {"seed": seed, **record(answer, wanted, spent), **where, "measures": measures})

@@ -57,12 +57,20 @@ def results_block() -> str:
     return "\n\n".join(part for part in (summary_table(experiments()), kept_table(older_digits())) if part)
 
 
+SHOWN = (  # of the figures of `namap bench speed`, in README.md; RESULTS.md has all
+    "nam 32 l2", "vae 32 appearance", "nam 32 vgg", "nam 64 vgg", "vae 64 vgg", "vae 64 vgg, phi(y) not kept",
+    "dcgan 32", "translate 32", "translate 64", "translate 32, refine 20", "eq. 6 32, an iteration",
+)  # fmt: skip
+
+
 def speed_table() -> str:
     result = read("speed")
     rows = ["| step | fp32 NCHW, images/s | namap, images/s | faster | of the convolution rate | × published code |"]
     rows.append("|---|---|---|---|---|---|")
     by_mode = {(r["step"], r["mode"]): r for r in result["rows"]}
-    for step in dict.fromkeys(r["step"] for r in result["rows"]):
+    for step in SHOWN:
+        if (step, "default") not in by_mode:
+            continue
         slow, fast = by_mode[step, "fp32 nchw"], by_mode[step, "default"]
         known = result["published_images_s"].get(step)
         published = f"{fast['images_s'] / known:.1f}" if known else ""
@@ -70,6 +78,28 @@ def speed_table() -> str:
             f"| {step} | {slow['images_s']:.0f} | {fast['images_s']:.0f} | {fast['images_s'] / slow['images_s']:.1f}× "
             f"| {fast['share_of_convolution']:.0%} | {published} |"
         )
+    return "\n".join(rows)
+
+
+def whole_speed_table() -> str:
+    """Every figure in namap's default, and where the time of a step goes."""
+    result = read("speed")
+    rows = ["| step | images/s | MFLOP an image | GFLOP/s | of the convolution rate |", "|---|---|---|---|---|"]
+    for r in result["rows"]:
+        if r["mode"] == "default":
+            share = f"{r['share_of_convolution']:.0%}"
+            rows.append(
+                f"| {r['step']} | {r['images_s']:.0f} | {r['mflop_per_image']:.0f} | {r['gflops']:.0f} | {share} |"
+            )
+    rates = ", ".join(f"{rate:.0f} GFLOP/s in {mode}" for mode, rate in result["convolution_gflops"].items())
+    rows += ["", f"The bare convolution: {rates}, on {result['threads']} threads, default being {result['precision']}."]
+    profiles = result.get("profile", {})
+    if profiles:
+        parts = list(next(iter(profiles.values()))["shares"])
+        rows += ["", f"| step | ms | {' | '.join(parts)} | all convolutions |", f"|---|---|{'---|' * len(parts)}---|"]
+    for step, found in profiles.items():
+        shares = " | ".join(f"{found['shares'][part]:.1%}" for part in parts)
+        rows.append(f"| {step} | {found['ms']:.0f} | {shares} | {found['convolutions']:.0%} |")
     return "\n".join(rows)
 
 
@@ -173,6 +203,19 @@ def matching_section() -> list[str]:
     ]
 
 
+def speed_section() -> list[str]:
+    if not measured("speed"):
+        return []
+    return [
+        "## Speed",
+        "`namap bench speed --profile -o benchmarks/results/speed.json`. FLOPs are those of a step, counted by "
+        "PyTorch; the convolution rate is that of a bare 128→128 3×3 convolution of 64 images of 32×32 in the same "
+        "precision and layout, in the same run. An iteration of Eq. 6 counts its queries as images. The profile is of "
+        "the real training loop; `rest` is Python, the guard against NaN and what is logged.",
+        whole_speed_table(),
+    ]
+
+
 def results_page() -> str:
     """RESULTS.md, whole; what is not measured yet has no section."""
     parts = [
@@ -189,7 +232,7 @@ def results_page() -> str:
     if measured("systems"):
         parts += ["## The other systems of the papers", "`python benchmarks/systems.py --data-root DATA`."]
         parts += [systems_table(), SYSTEM_FIGURES]
-    parts += matching_section()
+    parts += [*matching_section(), *speed_section()]
     if measured("emoji") or measured("matching"):
         parts += ["Emoji: Google Noto (Apache-2.0) and Twemoji (CC-BY 4.0, Twitter and contributors)."]
     return "\n\n".join(part for part in parts if part) + "\n"

@@ -2,6 +2,7 @@ import io
 import struct
 import zlib
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
-from namap.data import ImageDomain, UnreadableImage, load_domain, read_image
+from namap.data import ImageDomain, UnreadableImage, load_domain, read_image, room
 from namap.data.coverage import compare_coverage, shrink
 from namap.data.domain import unique_names
-from namap.errors import DataError
+from namap.errors import DataError, StorageError
 
 RAMP = np.tile(np.arange(0, 256, 8, dtype=np.uint8), (32, 1))
 
@@ -154,7 +155,7 @@ def test_subfolders_give_labels(tmp_path):
     st.lists(st.sampled_from(["a.png", "a.jpg", "A.png", "a_png.png", "a_png.jpg", "b/a.png", "b_a.png"]), unique=True)
 )
 def test_names_are_unique_whatever_the_file_system(names):
-    found = unique_names([Path(n) for n in names])
+    found = unique_names(names)
     assert len({n.casefold() for n in found}) == len(names)
     assert not any("/" in n for n in found)
 
@@ -222,3 +223,20 @@ def test_from_array_refuses_what_it_cannot_use():
         with pytest.raises(DataError):
             ImageDomain.from_array(images)
     assert ImageDomain.from_array(np.zeros((2, 8, 8, 3), np.uint8)).channels == 3
+
+
+def test_what_would_fill_the_memory_lies_in_a_file(tmp_path, monkeypatch):
+    rng = np.random.default_rng(0)
+    for i in range(12):
+        Image.fromarray(rng.integers(0, 256, (16, 16, 3), np.uint8)).save(tmp_path / f"{i:02d}.png")
+    (tmp_path / "03.png").write_bytes(b"no picture")
+    held = load_domain(tmp_path, 16)
+    monkeypatch.setattr(room, "MEMORY", 1000)
+    mapped = load_domain(tmp_path, 16)
+    assert isinstance(mapped.images.base, np.memmap) and not isinstance(held.images.base, np.memmap)
+    assert mapped.fingerprint == held.fingerprint
+    assert (mapped.names, len(mapped.skipped)) == (held.names, 1)
+    np.testing.assert_array_equal(mapped.images[[4, 10]], held.images[[4, 10]])
+    monkeypatch.setattr(room.shutil, "disk_usage", lambda place: SimpleNamespace(free=1000))
+    with pytest.raises(StorageError, match=r"these images need 0\.0 GB, which are not free; set TMPDIR"):
+        load_domain(tmp_path, 16)

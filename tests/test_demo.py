@@ -1,6 +1,8 @@
 import json
 from dataclasses import replace
 
+import pytest
+
 import namap.demo as demo
 import namap.speed as speed
 
@@ -24,13 +26,21 @@ def test_a_short_demo_writes_a_self_contained_report_and_resumes(tmp_path, monke
     assert again["seeds"]["0"]["confusion"] == summary["seeds"]["0"]["confusion"]
 
 
-def test_speed_counts_what_a_step_costs(monkeypatch):
-    monkeypatch.setattr(speed, "STEPS", (("nam 32 vgg", "nam", "perceptual", 32, 1, 16),))
-    monkeypatch.setattr(speed, "WARM", 1)
-    monkeypatch.setattr(speed, "TIMED", 2)
-    result = speed.bench_speed()
+@pytest.fixture
+def brief(monkeypatch):
+    """Figures of little work, so few runs that only their kind can be judged."""
+    figures = {name: (make, s._replace(batch=min(s.batch, 4))) for name, (make, s) in speed.figures().items()}
+    monkeypatch.setattr(speed, "figures", lambda: figures)
+    monkeypatch.setattr(speed, "WARM", 0)
+    monkeypatch.setattr(speed, "LEAST", 1)
+    monkeypatch.setattr(speed, "SECONDS", 0.0)
+    monkeypatch.setattr(speed, "STEPS", 4)
+
+
+def test_speed_counts_what_a_step_costs(brief):
+    result = speed.bench_speed(only="nam 32 vgg")
     rows = {(r["step"], r["mode"]): r for r in result["rows"]}
-    assert len(rows) == 4
+    assert len(rows) == 2
     for row in rows.values():
         assert row["images_s"] > 0
         assert 0 < row["share_of_convolution"] < 2
@@ -39,6 +49,26 @@ def test_speed_counts_what_a_step_costs(monkeypatch):
     vgg = 3.5 + 75.5 + 37.7 + 75.5 + 37.7 + 75.5 + 75.5  # multiply-adds of a pixel's columns, forward, in Mflop
     assert 2 * vgg < step[0] < 2.5 * vgg, "T(G(z)) through VGG and back, phi(y) not at all"
     assert "nam 32 vgg" in speed.speed_table(result)
+
+
+def test_a_profile_says_where_a_step_goes(brief):
+    result = speed.bench_speed(only="vae 32 app", profiled=True)
+    found = result["profile"]["vae 32 appearance"]
+    assert sum(found["shares"].values()) == pytest.approx(1)
+    assert min(found["shares"].values()) > 0
+    assert found["shares"]["networks"] > 0.5
+    assert 0.1 < found["convolutions"] < found["shares"]["networks"] + 0.05
+    assert any("convolution" in name for name in found["slowest"])
+    assert "optimiser" in speed.speed_table(result)
+
+
+@pytest.mark.parametrize("name", ["dcgan 32", "translate 32", "translate 32, refine 20", "eq. 6 32, an iteration"])
+def test_speed_measures_what_is_not_a_fit(name, brief):
+    make, setting = speed.figures()[name]
+    images, run = make(setting)
+    images_s, flops = speed._measure(images, run)
+    assert images == 4 and images_s > 0
+    assert flops > (1.5e9 if "refine" in name else 2e7)
 
 
 def test_the_public_names_exist():

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from namap.data import load_domain
-from namap.data.images import to_picture
+from namap.pictures import to_picture
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 IMAGES = ("--images", "256")

@@ -119,6 +119,50 @@ def test_equation_6_recovers_the_code_of_a_generated_image(generator):
         torch.testing.assert_close(l2(generator(z[:, 0]), y), after[:, 0], atol=1e-6, rtol=1e-3)
 
 
+class Counted(Reconstruction):
+    """How many images a search looks at, and at most at a time."""
+
+    seen, widest = 0, 0
+
+    def forward(self, t, y, targets=None):
+        self.seen, self.widest = self.seen + len(t), max(self.widest, len(t))
+        return super().forward(t, y, targets)
+
+
+def search(mapping, queries, steps=120, solutions=1, **options):
+    """Eq. 6 from the mapping's own starts; (codes, losses, images looked at)."""
+    y, reconstruction = from_numpy(queries), Counted(l2)
+    with torch.no_grad():
+        starts = mapping.fitted_codes.starts(y, solutions, random_stream(1))
+        spread = mapping.fitted_codes.spread(y)
+    networks = (mapping.generator, mapping.mapper, reconstruction)
+    z, losses, _ = optimise_codes(*networks, y, starts, steps, 0.03, 1e-3, spread, **options)
+    assert reconstruction.widest <= max(options.get("batch_size", 64), z.shape[0] * solutions)
+    return z, losses, reconstruction.seen
+
+
+@pytest.mark.parametrize("method", ["nam", "vae"])
+def test_a_query_that_has_converged_makes_room(method, generator, handwriting):
+    mapping = fitted(method, generator, handwriting, loss="l2", images=2560)
+    queries = handwriting.images[:24]
+    _, whole, all_seen = search(mapping, queries, tolerance=0.0)
+    assert all_seen == 24 * 122  # 120 iterations, the codes after the last, and the result
+    _, found, seen = search(mapping, queries, batch_size=8)
+    assert seen < 0.8 * all_seen
+    torch.testing.assert_close(found, whole, rtol=0.02, atol=1e-3)
+
+
+@pytest.mark.parametrize("method", ["nam", "vae"])
+def test_what_a_query_finds_does_not_depend_on_its_neighbours(method, generator, handwriting):
+    mapping = fitted(method, generator, handwriting, loss="l2", images=2560)
+    together, losses, _ = search(mapping, handwriting.images[:12], 60, 2)
+    crowded, _, _ = search(mapping, handwriting.images[:12], 60, 2, batch_size=5)
+    torch.testing.assert_close(crowded, together, atol=5e-3, rtol=1e-2)
+    last, loss, _ = search(mapping, handwriting.images[11:12], 60, 2)
+    torch.testing.assert_close(last, together[11:], atol=5e-3, rtol=1e-2)
+    torch.testing.assert_close(loss, losses[11:], atol=1e-4, rtol=1e-3)
+
+
 def test_refinement_never_raises_the_objective(generator, handwriting):
     mapping = fitted("ae", generator, handwriting)
     first, refined = (mapping.translate(handwriting, refine=steps).losses for steps in (0, 20))
@@ -307,5 +351,5 @@ def test_another_generator_is_refused(method, change, generator, handwriting, tm
 
 
 def test_a_class_keeps_to_its_method(generator):
-    with pytest.raises(UsageError, match="VAENAM is method vae"):
+    with pytest.raises(UsageError, match="this class is method vae"):
         VAENAM(generator, method="nam")

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .analogies import Analogies
-    from .data import ImageDomain, load_domain
+    from .batch import translate_on_ray
+    from .data import ImageDomain, load_domain, open_queries
     from .distilling import distil
     from .errors import NamapError
     from .exploring import explore
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from .mapping import AENAM, NAM, VAENAM, WAENAM, Mapping
     from .matching import Matches, match
     from .strong import StrongMapper, train_mapper
+    from .translating import translate_files
 
 _HOMES = {
     "AENAM": "mapping",
@@ -42,8 +44,11 @@ _HOMES = {
     "load_domain": "data",
     "load_generator": "generators",
     "match": "matching",
+    "open_queries": "data",
     "train_generator": "generators",
     "train_mapper": "strong",
+    "translate_files": "translating",
+    "translate_on_ray": "batch",
     "wrap_generator": "generators",
 }
 
@@ -65,8 +70,11 @@ __all__ = [
     "load_domain",
     "load_generator",
     "match",
+    "open_queries",
     "train_generator",
     "train_mapper",
+    "translate_files",
+    "translate_on_ray",
     "wrap_generator",
 ]
 

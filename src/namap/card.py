@@ -19,9 +19,10 @@ from torchvision.utils import make_grid
 from . import checkpoint
 from .analogies import Analogies
 from .data import ImageDomain
-from .data.images import to_picture
 from .errors import UsageError, one_line
+from .files import storage_errors
 from .generators import Generator, WarpedGenerator
+from .pictures import to_picture
 from .recipes import Recipe
 from .runs import read_log
 from .tensors import Images, XImages, from_numpy, to_uint8
@@ -126,7 +127,7 @@ def write_card(
         loader=jinja2.PackageLoader("namap", "templates"), trim_blocks=True, autoescape=False
     )
     text = environment.get_template("card.md").render(values)
-    with checkpoint.storage_errors(folder):
+    with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         picture.save(folder / PICTURE)
         (folder / "README.md").write_text(text)

@@ -4,17 +4,14 @@ A directory is written beside its final place, flushed to disk, and renamed. `ma
 sha256 of every file and is checked before anything is read: safetensors alone loads flipped bits silently.
 """
 
-import errno
 import hashlib
 import json
 import os
-import re
-import secrets
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -22,11 +19,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from .errors import StorageError
+from .files import beside, storage_errors, write_file
 
 MANIFEST = "manifest.json"
 TENSORS = "model.safetensors"
 CONFIG = "config.json"
-SCRATCH = re.compile(r"\..+\.[0-9a-f]{12}")
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # what Adam keeps of a parameter
 MAX_JSON = 16_000_000  # bytes; what namap writes takes some kilobytes
 
@@ -45,7 +42,7 @@ def atomic_directory(target: Path) -> Iterator[Path]:
                 f"{target}: holds files that namap did not save, and would be replaced; use another place"
             )
         target.parent.mkdir(parents=True, exist_ok=True)
-        scratch, old = _beside(target), _beside(target)
+        scratch, old = beside(target), beside(target)
         try:  # before anything exists: a signal may raise between any two lines
             scratch.mkdir()
             yield scratch
@@ -64,64 +61,11 @@ def atomic_directory(target: Path) -> Iterator[Path]:
                 shutil.rmtree(path, ignore_errors=True)
 
 
-@contextmanager
-def atomic_file(target: Path) -> Iterator[IO[bytes]]:
-    """Yield a binary file that becomes `target` when the block ends without error."""
-    scratch = _beside(target)
-    try:
-        with scratch.open("xb") as file:
-            yield file
-        scratch.rename(target)
-    finally:
-        scratch.unlink(missing_ok=True)
-
-
-def write_file(target: Path, content: bytes) -> None:
-    """Write a file that is whole or as it was.
-
-    Raises:
-        StorageError: the disk is full or the place cannot be written.
-    """
-    with storage_errors(target), atomic_file(target) as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def sweep(folder: Path) -> None:
-    """Delete what killed processes left half-written in a folder that nobody else writes to."""
-    for path in folder.glob(".*"):
-        if SCRATCH.fullmatch(path.name):
-            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
-
-
-def remove(path: Path) -> None:
-    """Delete a file or directory, whole or, if that is interrupted, to be swept away; of a link, only the link."""
-    gone = _beside(path)
-    path.rename(gone)
-    shutil.rmtree(gone) if gone.is_dir() and not gone.is_symlink() else gone.unlink()
-
-
 def _replaceable(target: Path) -> bool:
     """Whether nobody loses anything when `target` is replaced: it is absent, empty, or was saved by namap."""
     if not target.exists() and not target.is_symlink():
         return True
     return target.is_dir() and not target.is_symlink() and ((target / MANIFEST).is_file() or not any(target.iterdir()))
-
-
-def _beside(target: Path) -> Path:
-    """A hidden place of its own in the directory of `target`; nothing is made there yet."""
-    return target.with_name(f".{target.name}.{secrets.token_hex(6)}")
-
-
-@contextmanager
-def storage_errors(target: Path) -> Iterator[None]:
-    """Turn an OSError of writing `target` into a StorageError."""
-    try:
-        yield
-    except OSError as error:
-        reason = "no space left" if error.errno in (errno.ENOSPC, errno.EDQUOT) else error.strerror or str(error)
-        raise StorageError(f"{target}: cannot be written ({reason})") from None
 
 
 def save_directory(target: Path, tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:

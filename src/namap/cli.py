@@ -10,7 +10,8 @@ import typer
 from . import cli_app, cli_generators, cli_handing, cli_solutions
 from .cli_bench import bench
 from .cli_match import match
-from .console import clear, end, keep_freed_memory, parse_range, parse_seeds, read_settings, say
+from .cli_translate import translate
+from .console import clear, end, keep_freed_memory, leave, parse_range, parse_seeds, read_settings, say, take_part
 from .errors import DataError, Interrupted, NamapError, StorageError, UsageError, one_line
 from .options import (
     AsJson,
@@ -24,9 +25,9 @@ from .options import (
     Out,
     Overwrite,
     Precision,
+    QueriesOfFit,
     Quiet,
     Seed,
-    Source,
     Spatial,
     Spec,
     Stage,
@@ -54,6 +55,7 @@ mapper_example = example("namap train-mapper runs/map --data sketches/ --outdir 
 app.command("train-mapper", epilog=mapper_example)(cli_solutions.train_mapper)
 ground_example = example("namap ground runs/sketches runs/photos sketches/ --outdir out")
 app.command(epilog=ground_example)(cli_solutions.ground)
+app.command(epilog=example("namap translate runs/map sketches/ --outdir out --solutions 4"))(translate)
 app.command(epilog=example("namap match photos/ sketches/ --outdir out"))(match)
 app.command(epilog=example("namap bench speed"))(bench)
 app.command("app", epilog=example("namap app runs/map --data sketches/ --x photos/"))(cli_app.serve)
@@ -67,7 +69,7 @@ app.command(epilog=example("namap doctor"))(cli_handing.doctor)
 @app.command(epilog=example("namap fit --generator runs/g --data sketches/ --outdir runs/map"))
 def fit(
     generator: Spec,
-    data: Source,
+    data: QueriesOfFit,
     outdir: Out,
     latent_dim: LatentDim = None,
     image_range: ImageRange = "-1,1",
@@ -89,6 +91,10 @@ def fit(
     query_size: Annotated[
         int | None, typer.Option(min=8, help="With --warp: side of the queries, where G's images are larger.")
     ] = None,
+    feature_cache_gb: Annotated[
+        float | None,
+        typer.Option(min=0, help="Room for the features of the queries under --loss perceptual or gram. Default: 2."),
+    ] = None,
     images: Images = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Decides initialisation, data order and noise.")] = None,
     config: Annotated[Path | None, typer.Option(help="YAML file of settings, as --dry-run prints them.")] = None,
@@ -109,12 +115,14 @@ def fit(
     from dataclasses import asdict
 
     from .data import load_domain
+    from .data.shards import is_stream
     from .generators import load_generator
     from .mapping import METHODS
     from .recipes import make_recipe
 
     flags = {"method": method, "loss": loss, "images": images, "seed": seed, "skip": mapper_skip}
-    settings = read_settings(config, set_ or [], **flags, warp=warp, query_size=query_size)
+    flags |= {"warp": warp, "query_size": query_size, "feature_cache_gb": feature_cache_gb}
+    settings = read_settings(config, set_ or [], **flags)
     foreign = {"latent_dim": latent_dim, "spatial": spatial, "stage": stage, "trust_pickle": trust_pickle}
     mapping = METHODS[make_recipe(settings).method](
         load_generator(generator, image_range=parse_range(image_range), **foreign),
@@ -126,7 +134,7 @@ def fit(
     )
     if dry_run:
         return say({"generator": generator, "data": data, "outdir": str(outdir), **asdict(mapping.recipe)})
-    domain = load_domain(data, mapping.image_size, quiet=quiet)
+    domain = data if is_stream(data) else load_domain(data, mapping.image_size, quiet=quiet)
     clear(outdir, overwrite)
     mapping.fit(domain, outdir, quiet)
     say(
@@ -134,57 +142,6 @@ def fit(
         as_json,
         f"{mapping.method} mapping in {outdir}/final; "
         f"next: namap translate {outdir} {data} --outdir {outdir}/analogies",
-    )
-
-
-@app.command(epilog=example("namap translate runs/map sketches/ --outdir out --solutions 4"))
-def translate(
-    model: Annotated[Path, typer.Argument(help="Directory of `namap fit`.")],
-    src: Annotated[str, typer.Argument(metavar="SRC", help="Queries: folder, file.npz:key, …")],
-    outdir: Out,
-    solutions: Annotated[int, typer.Option(min=1, help="Analogies of each query.")] = 1,
-    refine: Annotated[
-        int | None, typer.Option(min=0, help="Iterations of code optimisation (Eq. 6) after the first codes.")
-    ] = None,
-    temperature: Annotated[
-        float, typer.Option(min=0, help="Factor on the noise of further solutions: more is more varied, less faithful.")
-    ] = 1.0,
-    npz: Annotated[bool, typer.Option(help="One analogies.npz (x, codes, losses) in place of PNGs.")] = False,
-    generator: GivenSpec = None,
-    trust_pickle: TrustPickle = False,
-    vgg_weights: VGGWeights = None,
-    vgg_input: VGGInput = "torchvision",
-    seed: Seed = 0,
-    device: Device = "auto",
-    precision: Precision = "auto",
-    quiet: Quiet = False,
-    as_json: AsJson = False,
-    debug: Debug = False,
-) -> None:
-    """Write the analogies of queries: STEM.png, STEM_k1.png … or analogies.npz."""
-    from .data import load_domain
-    from .mapping import Mapping
-
-    mapping = Mapping.from_pretrained(
-        model,
-        generator,
-        trust_pickle,
-        vgg_weights=vgg_weights,
-        vgg_input=vgg_input,
-        device=device,
-        precision=precision,
-    )
-    if Path(src).is_dir() and outdir.resolve().is_relative_to(Path(src).resolve()):
-        raise UsageError(f"--outdir {outdir}: lies in the folder of the queries; choose another")
-    domain = load_domain(src, mapping.image_size, mapping.channels, quiet)
-    found = mapping.translate(domain, solutions, refine, seed, temperature=temperature, quiet=quiet)
-    domain.write_skipped(outdir)
-    written = found.save_npz(outdir) if npz else found.save_pngs(outdir)
-    say(
-        {"outdir": str(outdir), "queries": len(domain), "files": written, "skipped": len(domain.skipped)},
-        as_json,
-        f"{len(domain)} queries, {written} files in {outdir}"
-        + (f"; {len(domain.skipped)} skipped, see skipped.jsonl" if domain.skipped else ""),
     )
 
 
@@ -352,7 +309,10 @@ def main() -> None:
     keep_freed_memory()
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
-        sys.exit(app(standalone_mode=False))
+        take_part(next((word for word in sys.argv[1:] if not word.startswith("-")), ""))
+        code = app(standalone_mode=False)
+        leave()
+        sys.exit(code)
     except WrongUse as error:
         if len(sys.argv) == 1:  # its help has been shown
             sys.exit(UsageError.exit_code)

@@ -49,6 +49,8 @@ def bench(
     vgg_weights: Annotated[
         Path | None, typer.Option(help="With speed: local VGG-16 weights; their values do not matter.")
     ] = None,
+    profile: Annotated[bool, typer.Option("--profile", help="With speed: also say where a step's time goes.")] = False,
+    only: Annotated[str, typer.Option(help="With speed: only what holds this in its name, e.g. translate.")] = "",
     quiet: Quiet = False,
     as_json: AsJson = False,
     debug: Debug = False,
@@ -58,7 +60,7 @@ def bench(
     Experiments need a checkout of namap: run them in its directory. A bench that is killed goes on where it stood.
     """
     if name == "speed":
-        return speed(output, vgg_weights, as_json, quiet)
+        return speed(output, vgg_weights, profile, only, as_json, quiet)
     if not Path("benchmarks/runner.py").is_file():
         raise UsageError(f"bench {name}: experiments are part of namap's checkout; run this in its directory")
     sys.path.insert(0, str(Path.cwd()))
@@ -79,11 +81,11 @@ def bench(
     say(result, as_json, summary_lines(result))
 
 
-def speed(output: Path | None, vgg_weights: Path | None, as_json: bool, quiet: bool) -> None:
+def speed(output: Path | None, vgg_weights: Path | None, profile: bool, only: str, as_json: bool, quiet: bool) -> None:
     """Images/s of every method, fp32 NCHW and namap's default side by side."""
     from .speed import bench_speed, speed_table
 
-    result = bench_speed(vgg_weights, quiet)
+    result = bench_speed(vgg_weights, quiet, profile, only)
     if output is not None:
         output.parent.mkdir(parents=True, exist_ok=True)
         output.write_text(json.dumps(result, indent=2) + "\n")

@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from . import processes
 from .errors import UsageError
 from .generators.base import prior
 from .losses import kl_divergence, sliced_wasserstein
@@ -91,7 +92,8 @@ class MatchedEncoder(PointEncoder):
     def forward(self, index: Int[Tensor, " b"], y: Images, rng: torch.Generator) -> tuple[Codes, Codes]:
         """The codes of queries y, and the penalty: the same for every query, an equal share for each dimension."""
         z = self.encoder(y)
-        penalty = sliced_wasserstein(z, prior(len(z), self.latent_dim, rng), rng)
+        codes = processes.gather(z)
+        penalty = sliced_wasserstein(codes, prior(len(codes), self.latent_dim, rng), rng)
         return z, (penalty / self.latent_dim).expand_as(z)
 
 
@@ -120,8 +122,7 @@ class GaussianEncoder(nn.Module):
     def forward(self, index: Int[Tensor, " b"], y: Images, rng: torch.Generator) -> tuple[Codes, Codes]:
         """A sample of q(z|y) for each query, and KL(q || N(0, I)) of each dimension."""
         mu, log_var = self.distribution(y)
-        noise = torch.randn(mu.shape, generator=rng, device=rng.device)
-        return mu + noise * (log_var / 2).exp(), kl_divergence(mu, log_var)
+        return mu + processes.normal(mu.shape, rng) * (log_var / 2).exp(), kl_divergence(mu, log_var)
 
     def spread(self, y: Images) -> Codes:
         """sigma(y), `[b d]`."""

@@ -2,6 +2,8 @@
 
 import ctypes
 import json
+import os
+import socket
 import sys
 import traceback
 from pathlib import Path
@@ -10,8 +12,10 @@ from typing import Any, Never
 import typer
 
 from .errors import NamapError, UsageError, one_line
+from .launch import launched, place
 
 PLACES = ("generator", "data", "outdir")  # printed by --dry-run beside the settings; given as flags
+TOGETHER = ("fit", "train-generator", "translate")  # verbs that several processes share
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 LEFT_BY_RUNS = (
     "run.json", "metrics.jsonl", "checkpoints", "final", "samples.png", "skipped.jsonl",
@@ -44,16 +48,16 @@ def read_settings(config: Path | None, pairs: list[str], **flags: Any) -> dict[s
 
 
 def clear(outdir: Path, overwrite: bool) -> None:
-    """Delete an earlier run, where that is asked for, and only what a run leaves.
+    """Delete an earlier run, where that is asked for, and only what a run leaves. Of several processes, the first does.
 
     Raises:
         UsageError: what is there is no run of namap.
         StorageError: another process works there.
     """
-    from .checkpoint import remove
+    from .files import remove
     from .runs import hold  # needs torch, which a command line that only helps or diagnoses does not
 
-    if not overwrite or not outdir.exists():
+    if not overwrite or not outdir.exists() or place():
         return
 
     ours = outdir.is_dir() and ((outdir / "run.json").is_file() or any(outdir.glob("seed*/seconds.json")))
@@ -82,9 +86,10 @@ def parse_range(text: str) -> tuple[float, float]:
 
 
 def say(result: dict[str, Any], as_json: bool = True, text: str = "") -> None:
-    """Print a result, for people or for programs."""
-    lines = [one_line(line) for line in text.split("\n")]
-    typer.echo(json.dumps(result, indent=2, default=str) if as_json else "\n".join(lines))
+    """Print a result, for people or for programs; of several processes, the first does."""
+    if place() == 0:
+        lines = [one_line(line) for line in text.split("\n")]
+        typer.echo(json.dumps(result, indent=2, default=str) if as_json else "\n".join(lines))
 
 
 def keep_freed_memory() -> None:
@@ -96,8 +101,36 @@ def keep_freed_memory() -> None:
 
 
 def end(error: NamapError) -> Never:
-    """Say an error in one line and exit with its code."""
+    """Say an error in one line and exit with its code; what several processes have to say, one of them says."""
     if "--debug" in sys.argv:
         traceback.print_exc()
-    typer.echo(f"namap: {error}", err=True)
+    if launched() == 1:
+        typer.echo(f"namap: {error}", err=True)
+        sys.exit(error.exit_code)
+    from . import processes
+
+    if processes.tell(error):
+        who = f"process {place()} on {socket.gethostname()}: " if place() else ""
+        typer.echo(f"namap: {who}{error}", err=True)
     sys.exit(error.exit_code)
+
+
+def take_part(verb: str) -> None:
+    """Refuse to run a verb in several processes where each would do all of it.
+
+    Raises:
+        UsageError: it works in one.
+    """
+    if launched() == 1:
+        return
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # what becomes of a lost process is said by `end`
+    if verb not in TOGETHER:
+        raise UsageError(f"{verb}: works in one process; only {', '.join(TOGETHER)} share their work among several")
+
+
+def leave() -> None:
+    """Wait for the other processes, where there are any: what one of them meets at the end is the error of all."""
+    if launched() > 1:
+        from . import processes
+
+        processes.leave()

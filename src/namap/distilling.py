@@ -95,7 +95,7 @@ class DistilTask:
 
     def pictures(self) -> list[Tensor]:
         """Queries, their analogies of this moment, and T(G(z))."""
-        return show_fit(self.targets.domain, self.encoder, self.generator, self.mapper, self.fitted)
+        return show_fit(self.targets.domain.head, self.encoder, self.generator, self.mapper, self.fitted)
 
     def after_step(self, step: int) -> None:
         """Nothing follows a step."""

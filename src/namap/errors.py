@@ -5,6 +5,8 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
+from .launch import place_here
+
 
 class NamapError(Exception):
     """Base of all deliberate errors; `exit_code` is what the command line returns."""
@@ -59,8 +61,12 @@ class Advice(NamedTuple):
 
 
 def warn(text: str) -> None:
-    """Say one line on stderr, above a progress bar where there is one; stdout belongs to results."""
-    tqdm.write(f"warning: {one_line(text)}", file=sys.stderr)
+    """Say one line on stderr, above a progress bar where there is one; stdout belongs to results.
+
+    Of several processes, the first on a machine says it.
+    """
+    if place_here() == 0:
+        tqdm.write(f"warning: {one_line(text)}", file=sys.stderr)
 
 
 def one_line(text: str) -> str:

@@ -12,13 +12,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.utils import make_grid
 
-from .checkpoint import atomic_file, storage_errors, write_json
+from .checkpoint import write_json
 from .codes import GaussianEncoder
 from .data import ImageDomain
-from .data.images import to_picture
 from .errors import UsageError
+from .files import atomic_file, storage_errors
 from .losses import Reconstruction, l1
 from .mapping import Mapping
+from .pictures import to_picture
 from .tensors import Codes, Images, as_seed, autocast, from_numpy, to_uint8
 
 STEPS = (-2.0, -1.0, 0.0, 1.0, 2.0)  # along a direction, in standard deviations

@@ -10,9 +10,9 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from .checkpoint import atomic_file, storage_errors
 from .codes import QueryTable
 from .errors import StorageError, UsageError
+from .files import atomic_file, storage_errors
 from .fitting import map_x
 from .mapping import Mapping
 from .tensors import Images, XImages, random_stream

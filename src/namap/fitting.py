@@ -16,7 +16,10 @@ from torch import Tensor, nn
 from .checkpoint import digest
 from .codes import CodeSource
 from .data import ImageDomain
-from .errors import UsageError
+from .data.coverage import compare_coverage
+from .data.feeding import ImageStream, open_stream
+from .data.shards import is_stream
+from .errors import UsageError, warn
 from .generators import Generator, WrappedGenerator, device_of, freeze, sample
 from .losses import (
     Reconstruction,
@@ -32,7 +35,7 @@ from .losses import (
 from .networks import CodeTable, EarnedMapper, PaperMapper, VGGFeatures
 from .networks.vgg import Convention
 from .recipes import Recipe
-from .tensors import Codes, Images, XImages, autocast, from_numpy, place, random_stream
+from .tensors import Codes, Images, XImages, autocast, from_numpy, place, random_stream, to_uint8
 from .training import Batch, Update, late_decay
 
 INFORMATIVE_NATS = 0.01  # a dimension of the code with less KL than this says nothing about its query
@@ -120,8 +123,26 @@ def draw_queries(domain: ImageDomain, recipe: Recipe) -> ImageDomain:
     return domain.subset(np.sort(order[: recipe.queries]))
 
 
+def stream_queries(source: Any, recipe: Recipe, size: int, channels: int | None) -> ImageStream | None:
+    """Queries that are read from shards as a fit goes on; None where the source is none of shards.
+
+    Raises:
+        DataError: no pictures in them.
+        UsageError: a method or a setting that needs all queries at hand.
+    """
+    if not is_stream(source):
+        return None
+    if recipe.method == "nam":
+        raise UsageError(f"{source}: nam learns a code for each query, which it must know; a stream takes ae, vae, wae")
+    if recipe.queries:
+        raise UsageError(f"{source}: setting queries={recipe.queries}: a stream is taken whole; write fewer shards")
+    return open_stream(str(source), size, channels, recipe.query_scale)
+
+
 class MappingTask:
     """The one training step that the three methods share."""
+
+    divisible = True
 
     def __init__(
         self,
@@ -173,7 +194,7 @@ class MappingTask:
 
     def pictures(self) -> list[Tensor]:
         """Queries, their analogies of this moment, and T(G(z))."""
-        return show_fit(self.targets.domain, self.codes, self.generator, self.mapper, self.recipe)
+        return show_fit(self.targets.domain.head, self.codes, self.generator, self.mapper, self.recipe)
 
     def after_step(self, step: int) -> None:
         """Nothing follows a step."""
@@ -206,6 +227,13 @@ def map_x(mapper: nn.Module, x: XImages, channels: int, recipe: Recipe, like: Im
 
 
 @torch.no_grad()
+def warn_of_coverage(x: Images, domain: ImageDomain | ImageStream) -> None:
+    """Say it in one line where the queries' content is grossly larger, smaller or fuller than that of samples x."""
+    warning = compare_coverage(to_uint8(x).cpu().numpy(), domain.head.images)
+    if warning:
+        warn(warning)
+
+
 def prior_diversity(generator: Generator, device: torch.device) -> float:
     """How much samples of the generator differ: their deviation per pixel."""
     return sample(generator, 64, random_stream(0, device=device)).std(0).mean().item()
@@ -236,7 +264,7 @@ class FeatureCache:
     def __init__(
         self,
         reconstruction: Reconstruction,
-        domain: ImageDomain,
+        domain: ImageDomain | ImageStream,
         budget_gb: float,
         device: torch.device,
         precision: str,
@@ -251,7 +279,7 @@ class FeatureCache:
     @cached_property
     def rows(self) -> list[Tensor]:
         """phi(y) of all queries, a tensor a block; empty without a feature network or where it would not fit."""
-        if self.reconstruction.features is None:
+        if self.reconstruction.features is None or isinstance(self.domain, ImageStream):
             return []
         rows: list[Tensor] = []
         for start in range(0, len(self.domain), 64):

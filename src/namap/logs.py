@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.utils import make_grid
 
-from .checkpoint import storage_errors, write_file
+from .files import storage_errors, write_file
 from .runs import Row, read_log
 from .tensors import to_uint8
 

@@ -3,6 +3,7 @@
 loss = reconstruction(T(G(z)), y) + beta * KL(q(z|y) || N(0, I))
 """
 
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -11,31 +12,21 @@ import numpy as np
 import torch
 from jaxtyping import UInt8
 from torch import nn
-from tqdm import tqdm
 
-from . import checkpoint
-from .analogies import Analogies
+from . import checkpoint, fitting, processes
+from .analogies import Analogies, counted
 from .codes import CodeSource, make_codes
 from .data import ImageDomain, load_domain
-from .data.coverage import compare_coverage, shrink
-from .errors import UsageError, warn
-from .fitting import (
-    FeatureCache,
-    MappingTask,
-    draw_queries,
-    features_digest,
-    make_mapper,
-    map_x,
-    place_reconstruction,
-    take_generator,
-)
+from .data.coverage import shrink
+from .data.feeding import ImageStream
+from .errors import UsageError
 from .generators import Generator, WarpedGenerator, freeze, recall_generator, remember_generator, sample
 from .hub import local_model, push
 from .losses import Reconstruction
 from .networks.vgg import Convention
-from .recipes import Method, Recipe, default_recipe, make_recipe
-from .runs import occupied
-from .saving import mapping_state, read_mapping
+from .recipes import Method, Recipe, complete_recipe
+from .runs import load_result, occupied
+from .saving import count_codes, mapping_state, read_mapping
 from .solving import optimise_codes
 from .tensors import (
     Images,
@@ -92,14 +83,8 @@ class Mapping:
     ):
         self.device = pick_device(device)
         self.wanted, self.precision = precision, pick_precision(precision, self.device)
-        generator = take_generator(generator, self.device)
-        if settings.get("method", self.method) != self.method:
-            raise UsageError(f"method {settings['method']}: {type(self).__name__} is method {self.method}")
-        base = make_recipe({"loss": loss})
-        recipe = default_recipe(self.method, base.loss, generator.image_size, bool(settings.get("warp")))
-        self.recipe: Recipe = make_recipe({**asdict(recipe), **settings})
-        if self.recipe.query_size and not self.recipe.warp:
-            raise UsageError("setting query_size: only with warp=true, which reduces the generator's images to it")
+        generator = fitting.take_generator(generator, self.device)
+        self.recipe: Recipe = complete_recipe(self.method, loss, generator.image_size, settings)
         if self.recipe.warp:
             generator = WarpedGenerator(generator, self.recipe.query_size or generator.image_size)
         self.generator = place(freeze(generator), self.device)
@@ -115,7 +100,7 @@ class Mapping:
         """Learn T and the codes (or E) from queries alone; returns the mapping itself.
 
         Args:
-            data: the queries: whatever `load_domain` reads; resized to the generator's side.
+            data: whatever `load_domain` reads, or, but for NAM, a stream of shards; resized to the generator's side.
             outdir: where checkpoints, `metrics.jsonl` and the result (`final/`) go; the same call again goes on,
                 or loads the result. None: nothing is written.
             quiet: no progress bar.
@@ -126,12 +111,11 @@ class Mapping:
             UsageError: `outdir` holds another run.
         """
         recipe = self.recipe
-        domain = draw_queries(self.prepare_queries(data), recipe)
+        stream = fitting.stream_queries(data, recipe, self.image_size, self.channels or None)
+        domain = stream or fitting.draw_queries(self.prepare_queries(data), recipe)
         self.data = domain.fingerprint
-        warning = compare_coverage(to_uint8(self.sample_x(256)).cpu().numpy(), domain.images)
-        if warning:
-            warn(warning)
-        self.build(domain.channels, len(domain))
+        fitting.warn_of_coverage(self.sample_x(256), domain)
+        self.build(domain.channels, len(domain.head))
         self.place()
         task = self.make_task(domain)
         how = (str(self.device), self.precision)
@@ -140,14 +124,12 @@ class Mapping:
         home = None if outdir is None else Path(outdir)
         with occupied(home, identity(task, domain, run)) as finished:
             if finished and home is not None:
-                tensors, _ = checkpoint.load_directory(home / "final")
-                self.restore(tensors, home / "final")
+                self.restore(load_result(home), home / "final")
                 return self
-            if home is not None:
-                domain.write_skipped(home)
             train(task, domain, run, home)
             self.eval()
-            if home is not None:
+            if home is not None and processes.is_main():
+                domain.write_skipped(home)
                 self.save_pretrained(home / "final")
         return self
 
@@ -157,14 +139,14 @@ class Mapping:
         self.channels = channels
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed)
-            self.mapper = make_mapper(recipe, self.generator.channels, channels)
+            self.mapper = fitting.make_mapper(recipe, self.generator.channels, channels)
             self.codes = make_codes(recipe, channels, self.image_size, self.latent_dim, count)
 
     def to(self: M, device: str | torch.device) -> M:
         """Move everything to `auto`, `cpu` or `cuda[:n]`; a precision of `auto` is chosen anew."""
         self.device = pick_device(str(device))
         self.precision = pick_precision(self.wanted, self.device)
-        self.generator = place(take_generator(self.generator, self.device), self.device)
+        self.generator = place(fitting.take_generator(self.generator, self.device), self.device)
         if self.features is not None:
             self.features = place(self.features, self.device)
         if self.codes is not None:
@@ -176,17 +158,17 @@ class Mapping:
         for module in (self.mapper, self.fitted_codes):
             place(module, self.device)
 
-    def make_task(self, domain: ImageDomain) -> MappingTask:
+    def make_task(self, domain: ImageDomain | ImageStream) -> fitting.MappingTask:
         """What is trained: T and the codes, on `domain`, which is prepared."""
         reconstruction, budget = self.make_reconstruction(), self.recipe.feature_cache_gb
-        cache = FeatureCache(reconstruction, domain, budget, self.device, self.precision)
-        return MappingTask(self.generator, self.mapper, self.fitted_codes, cache, self.recipe)
+        cache = fitting.FeatureCache(reconstruction, domain, budget, self.device, self.precision)
+        return fitting.MappingTask(self.generator, self.mapper, self.fitted_codes, cache, self.recipe)
 
     def make_reconstruction(self) -> Reconstruction:
         """The loss of the recipe, with its feature network where it has one."""
-        reconstruction = place_reconstruction(self.recipe, self.features, self.vgg, self.device)
+        reconstruction = fitting.place_reconstruction(self.recipe, self.features, self.vgg, self.device)
         self.features = reconstruction.features or self.features
-        if self.fitted_features not in (None, features_digest(reconstruction)):
+        if self.fitted_features not in (None, fitting.features_digest(reconstruction)):
             raise UsageError("this mapping was fitted with other perceptual features; give the same --vgg-weights")
         self.fitted_features = None  # checked once
         return reconstruction
@@ -205,6 +187,7 @@ class Mapping:
         batch_size: int = 256,
         temperature: float = 1.0,
         quiet: bool = True,
+        tolerance: float = 1e-3,
     ) -> Analogies:
         """Find the analogies G(z_y) of n queries: NAM Eq. 6, or one pass of E (VAE-NAM Eq. 7-9).
 
@@ -218,6 +201,7 @@ class Mapping:
             temperature: factor on the noise of the samples and starts; more gives more different solutions, and more
                 that do not mean y.
             quiet: no progress bar.
+            tolerance: a query is done when ten iterations lower its objective by less than this share; 0: never early.
 
         Returns:
             `Analogies`: `x` uint8 `[n k c h w]`, `codes` `[n k d]`, `losses` `[n k]`, in the order of the input.
@@ -226,13 +210,34 @@ class Mapping:
             DataError: no usable images.
             UsageError: not fitted yet, or several solutions from AE-NAM or WAE-NAM, which have one.
         """
-        domain, seed = self.prepare_queries(data), as_seed(seed)
-        how: dict[str, Any] = {"unit": "img", "unit_scale": min(batch_size, len(domain))}  # a batch is so many images
-        starts = tqdm(range(0, len(domain), batch_size), "translating", disable=True if quiet else None, **how)
-        asked = (solutions, refine, seed, temperature, quiet)
-        parts = [self.solve(domain.images[i : i + batch_size], *asked) for i in starts]
-        x, codes, losses = (np.concatenate(p) for p in zip(*parts, strict=True))
-        return Analogies(x, codes, losses, domain.names)
+        domain = load_domain(data, self.image_size, self.channels or None)
+        asked = (solutions, refine, seed, temperature, quiet, tolerance)
+        parts = self.translate_batches(domain.batches(batch_size), *asked)
+        return Analogies.joined(counted(parts, len(domain), quiet))
+
+    def translate_batches(
+        self,
+        batches: Iterable[tuple[list[str], UInt8[np.ndarray, "b c h w"]]],
+        solutions: int = 1,
+        refine: int | None = None,
+        seed: int | torch.Generator = 0,
+        temperature: float = 1.0,
+        quiet: bool = True,
+        tolerance: float = 1e-3,
+    ) -> Iterator[Analogies]:
+        """Translate batches of queries one by one, however many there are: `translate` in constant memory.
+
+        Args:
+            batches: (names, images) each: uint8 of any side, 1 or 3 channels. `open_queries` reads folders this way.
+            solutions: as in `translate`, and so is all that follows.
+
+        Yields:
+            `Analogies` of each batch, in the order of the input.
+        """
+        seed = as_seed(seed)
+        for names, images in batches:
+            queries = self.prepare_queries(ImageDomain(images, None, names)).images
+            yield Analogies(*self.solve(queries, solutions, refine, seed, temperature, quiet, tolerance), names)
 
     def solve(
         self,
@@ -242,6 +247,7 @@ class Mapping:
         seed: int = 0,
         temperature: float = 1.0,
         quiet: bool = True,
+        tolerance: float = 1e-3,
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Analogies of one batch of prepared queries: uint8 `[b k c h w]`, codes `[b k d]`, losses `[b k]`."""
         y, recipe = from_numpy(queries, self.device), self.recipe
@@ -250,9 +256,10 @@ class Mapping:
             with torch.no_grad():
                 rng = random_stream(seed, device=self.device)
                 starts = self.fitted_codes.starts(y, solutions, rng, temperature)
-                spread = self.fitted_codes.spread(y)
+                spread = self.fitted_codes.spread(y) if steps else None
             networks = (self.generator, self.mapper, self.make_reconstruction())
-            z, losses, x = optimise_codes(*networks, y, starts, steps, recipe.code_rate, recipe.beta, spread, quiet)
+            how = (steps, recipe.code_rate, recipe.beta, spread, quiet, tolerance)
+            z, losses, x = optimise_codes(*networks, y, starts, *how)
             if recipe.warp:
                 with torch.no_grad():
                     x = self.generator.picture(z.flatten(0, 1)).unflatten(0, z.shape[:2])
@@ -272,7 +279,7 @@ class Mapping:
         """
         like = None if like is None else like.to(self.device)
         with autocast(self.device, self.precision):
-            return map_x(self.mapper, x.to(self.device), self.channels, self.recipe, like)
+            return fitting.map_x(self.mapper, x.to(self.device), self.channels, self.recipe, like)
 
     def prepare_queries(self, data: str | Path | ImageDomain) -> ImageDomain:
         """Queries at the generator's size, with Y's channels once these are known."""
@@ -308,7 +315,7 @@ class Mapping:
 
     def state(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         """What is saved: tensors and configuration."""
-        features = features_digest(self.make_reconstruction())
+        features = fitting.features_digest(self.make_reconstruction())
         known = {"channels": self.channels, "features": features, "data": self.data}
         return mapping_state(self.mapper, self.fitted_codes, self.generator, self.recipe, **known)
 
@@ -359,8 +366,7 @@ class Mapping:
         generator = recall_generator(config["generator"], weights, source, generator, trust_pickle)
         mapping = kind(generator, **options, **asdict(recipe))
         with torch.device("meta"):
-            table = tensors.get("codes.table.weight", torch.empty(0))
-            mapping.build(config["channels"], table.shape[0] if table.ndim == 2 else 0)
+            mapping.build(config["channels"], count_codes(tensors))
         mapping.fitted_features, mapping.data = config.get("features"), config.get("data")
         mapping.restore(tensors, source)
         return mapping

@@ -11,8 +11,8 @@ from jaxtyping import Float, Int
 from pydantic import Field
 from pydantic.dataclasses import dataclass as checked
 
-from . import checkpoint
 from .data import ImageDomain
+from .files import atomic_file
 
 
 @checked(frozen=True)
@@ -94,5 +94,5 @@ def write_csv(found: Matches, of_x: list[str], of_y: list[str], path: Path) -> N
     writer.writerow(["query", "match", "weight", "runner_up"])
     for query, weights, (best, *others) in zip(of_y, found.weights, found.ranking.tolist(), strict=True):
         writer.writerow([query, of_x[best], f"{weights[best]:.6g}", of_x[others[0]] if others else ""])
-    with checkpoint.atomic_file(path) as file:
+    with atomic_file(path) as file:
         file.write(text.getvalue().encode(errors="surrogateescape"))  # names that are not UTF-8

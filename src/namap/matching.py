@@ -35,6 +35,7 @@ from .analogies import Analogies
 from .data import ImageDomain, load_domain
 from .descriptors import Descriptor, describe_pair
 from .errors import DataError
+from .files import storage_errors
 from .generators.base import freeze
 from .matches import Matches, Recipe, labels, write_csv
 from .networks import VGGFeatures
@@ -309,7 +310,7 @@ def run_matching(
         replace(of_y, skipped=of_x.skipped + of_y.skipped).write_skipped(home)
         common = {"features": network, "device": device, "precision": precision, "quiet": quiet}
         found = match(of_x, of_y, **common, **asdict(recipe))  # pyright: ignore[reportArgumentType]
-        with checkpoint.storage_errors(home):
+        with storage_errors(home):
             write_csv(found, labels(of_x), labels(of_y), home / "matches.csv")
             if recipe.inexact:
                 pictures = synthesise(found, of_x, of_y.names)

@@ -10,6 +10,15 @@ Source = Annotated[
     str,
     typer.Option("--data", metavar="SRC", help="Folder, file.npz:key, torchvision:NAME/SPLIT or embedded:NAME/SPLIT."),
 ]
+QueriesOfFit = Annotated[
+    str,
+    typer.Option(
+        "--data",
+        metavar="SRC",
+        help="Folder, file.npz:key, torchvision:NAME/SPLIT or embedded:NAME/SPLIT; as a stream of shards: "
+        "webdataset:PATTERN or datasets:PATH[:SPLIT].",
+    ),
+]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Decides initialisation, data order and noise.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda[:n].")]
 Precision = Annotated[str, typer.Option("--precision", help="auto, fp32 or bf16.")]

@@ -1,5 +1,6 @@
 """Every number of a fit, as one frozen record; recipes are functions that return one."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
@@ -92,6 +93,22 @@ def make_recipe(values: dict[str, Any]) -> Recipe:
     namap.errors.UsageError: unknown setting 'batch_sise'; did you mean 'batch_size'?
     """
     return make_settings(Recipe, values)
+
+
+def complete_recipe(method: Method, loss: str, image_size: int, settings: dict[str, Any]) -> Recipe:
+    """The recipe of a mapping: the defaults of its method, loss and size, and then the settings.
+
+    Raises:
+        UsageError: an unknown key, a value out of bounds, or settings that do not go together.
+    """
+    if settings.get("method", method) != method:
+        raise UsageError(f"setting method {settings['method']}: this class is method {method}")
+    loss = make_recipe({"loss": loss}).loss
+    defaults = default_recipe(method, loss, image_size, bool(settings.get("warp")))
+    recipe = make_recipe({**asdict(defaults), **settings})
+    if recipe.query_size and not recipe.warp:
+        raise UsageError("setting query_size: only with warp=true, which reduces the generator's images to it")
+    return recipe
 
 
 def saved_recipe(config: dict[str, Any], source: Path) -> Recipe:

@@ -11,8 +11,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from . import checkpoint
+from torch import Tensor
+
+from . import checkpoint, processes
 from .errors import StorageError, UsageError
+from .files import storage_errors, sweep
 
 OURS = ("checkpoints", "final", "metrics.jsonl", "tensorboard", "samples.png", "metrics.json")  # a run replaces these
 PLACED = {"step", "images", "seconds"}  # of every line of the log
@@ -23,18 +26,34 @@ Row = dict[str, Any]  # a line of the log: numbers, and lists with a number for 
 def occupied(outdir: Path | None, wanted: dict[str, Any]) -> Iterator[bool]:
     """Hold `outdir` for the run of this identity; yield whether it has finished already, drop its checkpoints after.
 
-    Without an `outdir` nothing is held and nothing has finished.
+    Without an `outdir` nothing is held and nothing has finished. Of several processes main holds it for all.
 
     Raises:
-        UsageError: it holds a run of another identity; the differences are named.
+        UsageError: it holds a run of another identity, or another process has one; the differences are named.
         StorageError: another process holds it, or it cannot be written.
     """
-    if outdir is None:
-        yield False
+    agree(wanted)
+    if outdir is None or not processes.is_main():
+        yield processes.of_main(False)
         return
     with hold(outdir):
-        yield claim(outdir, wanted)
+        yield processes.of_main(claim(outdir, wanted))
         shutil.rmtree(outdir / "checkpoints", ignore_errors=True)
+
+
+def agree(wanted: dict[str, Any]) -> None:
+    """Make sure that all processes are about to do the same.
+
+    Raises:
+        UsageError: one of them has another configuration, other data or another version of a library.
+    """
+    first, *others = processes.everyones({"version": processes.versions(), **wanted, "source": None})
+    for rank, other in enumerate(others, 1):
+        if changed := differences(first, other):
+            raise UsageError(
+                f"process {rank} has another {'; '.join(changed)} than process 0; give all the same command, data and "
+                "versions"
+            )
 
 
 @contextmanager
@@ -44,7 +63,7 @@ def hold(outdir: Path) -> Iterator[None]:
     Raises:
         StorageError: it is held; names the process and its host.
     """
-    with checkpoint.storage_errors(outdir):
+    with storage_errors(outdir):
         outdir.mkdir(parents=True, exist_ok=True)
         # Not through a link: what it leads to would be emptied.
         lock = os.open(outdir / ".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
@@ -54,11 +73,11 @@ def hold(outdir: Path) -> Iterator[None]:
         except BlockingIOError:
             file.seek(0)
             raise StorageError(f"{outdir}: in use by {file.read(200)}; wait for it, or use another --outdir") from None
-        with checkpoint.storage_errors(outdir):
+        with storage_errors(outdir):
             file.truncate(0)
             os.write(file.fileno(), f"process {os.getpid()} on {socket.gethostname()}".encode())
             for folder in (outdir, outdir / "checkpoints"):
-                checkpoint.sweep(folder)
+                sweep(folder)
         yield
 
 
@@ -83,7 +102,7 @@ def claim(outdir: Path, wanted: dict[str, Any]) -> bool:
         foreign = [name for name in OURS if (outdir / name).exists() or (outdir / name).is_symlink()]
         if foreign:
             raise UsageError(f"{outdir}: is no run of namap, and its {foreign[0]} would be lost; use another --outdir")
-        with checkpoint.storage_errors(outdir):
+        with storage_errors(outdir):
             outdir.mkdir(parents=True, exist_ok=True)
         checkpoint.write_json(record, wanted)
     return (outdir / "final" / checkpoint.MANIFEST).is_file()
@@ -104,6 +123,11 @@ def progress(config: dict[str, Any], where: Path, steps: int) -> dict[str, Any]:
     if not 0 < state["scale"] <= 1:
         raise StorageError(f"{where}: has a learning rate of {state['scale']} of the run's")
     return state
+
+
+def load_result(outdir: Path) -> dict[str, Tensor]:
+    """The tensors of a finished run, which main reads for all processes."""
+    return processes.tensors_of_main(checkpoint.load_directory(outdir / "final")[0] if processes.is_main() else None)
 
 
 def read_log(outdir: Path) -> list[Row]:

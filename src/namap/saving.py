@@ -56,6 +56,12 @@ def read_mapping(path: str | Path) -> tuple[Path, dict[str, Tensor], dict[str, A
     return source, tensors, config, saved_recipe(config, source)
 
 
+def count_codes(tensors: dict[str, Tensor]) -> int:
+    """Rows of a saved table of codes; 0 for an encoder."""
+    table = tensors.get("codes.table.weight")
+    return 0 if table is None or table.ndim != 2 else table.shape[0]
+
+
 def without_places(config: dict[str, Any]) -> dict[str, Any]:
     """The configuration without directories of this machine: a foreign generator keeps its file's name and sha256."""
     generator = config["generator"]

@@ -4,14 +4,19 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from .launch import launched
+
 
 @contextmanager
 def collect_signals() -> Iterator[list[int]]:
-    """Collect SIGINT and SIGTERM instead of dying in the middle of a step; a second SIGINT does interrupt."""
+    """Collect SIGINT and SIGTERM instead of dying in the middle of a step; a second SIGINT does interrupt.
+
+    Not of several processes: there the launcher passes on the one that they have had.
+    """
     received: list[int] = []
 
     def note(number: int, _frame: object) -> None:
-        if number == signal.SIGINT and received:
+        if number == signal.SIGINT and received and launched() == 1:
             raise KeyboardInterrupt
         received.append(number)
 

@@ -3,12 +3,16 @@
 import math
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from .losses import Reconstruction
 from .tensors import Images, random_stream
+
+WINDOW = 10  # iterations whose mean objective is compared with that of as many before
+BETAS, EPSILON = (0.9, 0.999), 1e-8  # Adam's
+SCORED = 256  # codes that are scored at a time
 
 
 class CodeSearch:
@@ -18,8 +22,12 @@ class CodeSearch:
 
     Without `spread` this is NAM's Eq. 6, and the best code of each path is kept. With the encoder's sigma as `spread`
     it refines the mean of q(z|y) under the objective that E was trained with: a point alone would find codes that
-    reconstruct well and mean little. The objective is summed over queries, Adam works element by element and all
-    queries share their noise, so a query's result does not depend on its batch. With `steps=0` the starts are scored.
+    reconstruct well and mean little.
+
+    A path, a query from one start, ends after `steps` iterations, or when some of them have lowered its objective by
+    less than a share `tolerance`; its place in the batch goes to one that waits. The objective is summed over paths,
+    and Adam's moments, the learning rate and the noise follow a path's own iterations: what it finds depends neither
+    on its neighbours nor on when it came in. With `steps=0` the starts are scored.
 
     Args:
         generator: G, frozen.
@@ -27,13 +35,17 @@ class CodeSearch:
         reconstruction: the loss of the fit.
         y: queries in [-1, 1].
         starts: first codes, e.g. from `CodeSource.starts` (encode, then refine) or from the prior.
-        steps: iterations in all, over which the learning rate decays.
+        steps: iterations of a path at most, over which the learning rate decays.
         rate: Adam's learning rate, decayed along half a cosine.
         prior_weight: weight of the Gaussian prior: the KL term for a point.
         spread: standard deviation of the noise on each query's codes; None: none.
+        tolerance: share of the objective that ten iterations must win; 0: every path takes all its steps.
+        batch_size: paths that are optimised at a time.
 
     Attributes:
-        step: iterations done.
+        codes: of each path, so far.
+        step: iterations of the batch so far.
+        spent: iterations of all paths so far.
     """
 
     def __init__(
@@ -47,53 +59,108 @@ class CodeSearch:
         rate: float = 0.03,
         prior_weight: float = 0.0,
         spread: Float[Tensor, "b d"] | None = None,
+        tolerance: float = 1e-3,
+        batch_size: int = 64,
     ):
-        b, k, d = starts.shape
         self.generator, self.mapper, self.reconstruction = generator, mapper, reconstruction
-        self.targets = [t.repeat_interleave(k, 0) for t in reconstruction.targets(y)]
-        self.y = y.repeat_interleave(k, 0)
-        self.shape, self.steps, self.rate, self.prior_weight = (b, k), steps, rate, prior_weight
-        self.z = starts.detach().reshape(b * k, d).clone().requires_grad_(steps > 0)
-        self.sigma = None if spread is None else spread.repeat_interleave(k, 0)
-        self.rng = random_stream(0, device=y.device)
-        self.optimizer = torch.optim.Adam([self.z], rate)
-        self.best_z, self.best = self.z.detach().clone(), torch.full((b * k,), torch.inf, device=y.device)
-        self.step = 0
+        self.y, self.shape, self.steps, self.rate = y, starts.shape[:2], steps, rate
+        self.prior_weight, self.spread, self.tolerance, self.batch_size = prior_weight, spread, tolerance, batch_size
+        self.codes = starts.detach().flatten(0, 1).clone()
+        rng = random_stream(0, device=y.device)
+        self.noise = torch.randn(steps + 1, starts.shape[2], generator=rng, device=y.device)  # eps: one for all paths
+        self.waiting = torch.arange(len(self.codes) if steps else 0, device=y.device)
+        self.rows: dict[str, Tensor] = {}  # of the paths in the batch
+        self.known: list[Tensor] = []  # their y, and phi(y)
+        self.step = self.spent = 0
+        self.admit(batch_size)
 
-    def objective(self, noise: Tensor | float) -> tuple[Tensor, Tensor, Tensor]:
-        """Reconstruction and the whole objective, `[b·k]` each, and the images G(z + noise)."""
-        x = self.generator(self.z + noise)
-        loss = self.reconstruction(self.mapper(x), self.y, self.targets)
-        return loss, loss + self.prior_weight * 0.5 * self.z.square().sum(1), x
+    @property
+    def finished(self) -> bool:
+        """Whether every path has ended."""
+        return not self.rows or not len(self.rows["path"])
 
-    @torch.enable_grad()
+    def admit(self, places: int) -> None:
+        """Let paths that wait into the batch."""
+        path, self.waiting = self.waiting[:places], self.waiting[places:]
+        if not len(path):
+            return
+        z, none = self.codes[path], torch.zeros(len(path), device=path.device)
+        new = {"path": path, "step": 0 * path, "z": z, "best_z": z, "mean": 0 * z, "square": 0 * z}
+        new |= {"best": none + torch.inf, "sum": none, "before": none + torch.inf}
+        known = self.look_up(path)
+        self.rows = {name: torch.cat([self.rows[name], row]) for name, row in new.items()} if self.rows else new
+        self.known = [torch.cat(pair) for pair in zip(self.known, known, strict=True)] if self.known else known
+
+    @torch.no_grad()
+    def look_up(self, path: Int[Tensor, " p"]) -> list[Tensor]:
+        """y and phi(y) of paths, computed once for each query."""
+        query, which = torch.unique_consecutive(path // self.shape[1], return_inverse=True)
+        y = self.y[query]
+        return [known[which] for known in (y, *self.reconstruction.targets(y))]
+
     def advance(self, count: int) -> None:
         """Do `count` iterations, or as many as are left."""
-        for step in range(self.step, min(self.step + count, self.steps)):
-            noise = 0.0
-            if self.sigma is not None:
-                noise = self.sigma * torch.randn(self.z.shape[1], generator=self.rng, device=self.y.device)
-            _, total, _ = self.objective(noise)
-            if self.sigma is None:
-                self.best_z = torch.where((total < self.best)[:, None], self.z, self.best_z).detach()
-                self.best = torch.minimum(self.best, total.detach())
-            for group in self.optimizer.param_groups:
-                group["lr"] = self.rate * (0.5 + 0.5 * math.cos(math.pi * step / self.steps))
-            self.optimizer.zero_grad(set_to_none=True)
-            total.sum().backward()
-            self.optimizer.step()
-            self.step = step + 1
+        for _ in range(count):
+            if self.finished:
+                return
+            with torch.enable_grad():
+                z = self.rows["z"].requires_grad_()
+                noise = 0.0
+                if self.spread is not None:
+                    noise = self.spread[self.rows["path"] // self.shape[1]] * self.noise[self.rows["step"]]
+                y, *targets = self.known
+                loss = self.reconstruction(self.mapper(self.generator(z + noise)), y, targets)
+                loss = loss + self.prior_weight * 0.5 * z.square().sum(1)
+                (gradient,) = torch.autograd.grad(loss.sum(), z)
+            self.descend(loss.detach(), gradient)
+            self.step += 1
+
+    @torch.no_grad()
+    def descend(self, loss: Float[Tensor, " p"], gradient: Float[Tensor, "p d"]) -> None:
+        """Move the paths by a step of Adam; those that have ended leave the batch."""
+        row, z = self.rows, self.rows["z"].detach()
+        better = loss < row["best"]
+        row["best"] = torch.where(better, loss, row["best"])
+        row["best_z"] = torch.where(better[:, None], z, row["best_z"])
+        self.codes[row["path"]] = row["best_z"] if self.spread is None else z
+
+        row["sum"] = row["sum"] + loss
+        judged = row["step"] % WINDOW == WINDOW - 1
+        stalled = judged & (row["before"] - row["sum"] < self.tolerance * row["before"])
+        ended = (row["step"] == self.steps) | (stalled & (self.tolerance > 0))
+        row["before"] = torch.where(judged, row["sum"], row["before"])
+        row["sum"] = torch.where(judged, 0.0, row["sum"])
+
+        rate = self.rate * (0.5 + 0.5 * torch.cos(math.pi * row["step"] / self.steps))
+        row["step"] = row["step"] + 1
+        step, row["mean"], row["square"] = adam(gradient, row["mean"], row["square"], row["step"])
+        row["z"] = z - rate[:, None] * step
+        self.spent += len(loss)
+        if ended.any():
+            self.rows = {name: values[~ended] for name, values in row.items()}
+            self.known = [known[~ended] for known in self.known]
+            self.admit(int(ended.sum()))
 
     @torch.no_grad()
     def result(self) -> tuple[Float[Tensor, "b k d"], Float[Tensor, "b k"], Float[Tensor, "b k cx h w"]]:
         """Codes so far, their reconstruction losses, without noise and prior, and their images G(z)."""
-        now = self.z
-        loss, total, x = self.objective(0.0)
-        if self.sigma is None and self.step:
-            self.z = torch.where((total < self.best)[:, None], self.z, self.best_z)
-            loss, _, x = self.objective(0.0)
-        codes, self.z = self.z.detach().clone(), now  # the search goes on from where it was
-        return codes.view(*self.shape, -1), loss.view(self.shape), x.view(*self.shape, *x.shape[1:])
+        losses, images = [], []
+        for path in torch.arange(len(self.codes), device=self.codes.device).split(SCORED):
+            y, *targets = self.look_up(path)
+            images += [self.generator(self.codes[path])]
+            losses += [self.reconstruction(self.mapper(images[-1]), y, targets)]
+        return tuple(
+            part.unflatten(0, self.shape) for part in (self.codes.clone(), torch.cat(losses), torch.cat(images))
+        )
+
+
+def adam(
+    gradient: Float[Tensor, "p d"], mean: Float[Tensor, "p d"], square: Float[Tensor, "p d"], count: Int[Tensor, " p"]
+) -> tuple[Float[Tensor, "p d"], Float[Tensor, "p d"], Float[Tensor, "p d"]]:
+    """The step that row i takes down its gradient, in units of the rate, its `count[i]`-th; and both moments."""
+    mean, square = torch.lerp(gradient, mean, BETAS[0]), torch.lerp(gradient.square(), square, BETAS[1])
+    first, second = (moment / (1 - beta ** count[:, None]) for moment, beta in zip((mean, square), BETAS, strict=True))
+    return first / (second.sqrt() + EPSILON), mean, square
 
 
 def optimise_codes(
@@ -107,13 +174,18 @@ def optimise_codes(
     prior_weight: float = 0.0,
     spread: Float[Tensor, "b d"] | None = None,
     quiet: bool = True,
+    tolerance: float = 1e-3,
+    batch_size: int = 64,
 ) -> tuple[Float[Tensor, "b k d"], Float[Tensor, "b k"], Float[Tensor, "b k cx h w"]]:
     """All iterations of a `CodeSearch`, which says what is minimised and of what; `quiet`: no progress bar.
 
     Returns:
         Codes `[b k d]`, their reconstruction losses `[b k]`, without noise and prior, and their images G(z).
     """
-    search = CodeSearch(generator, mapper, reconstruction, y, starts, steps, rate, prior_weight, spread)
-    for _ in tqdm(range(steps), "optimising codes", leave=False, disable=True if quiet or not steps else None):
-        search.advance(1)
+    how = (rate, prior_weight, spread, tolerance, batch_size)
+    search = CodeSearch(generator, mapper, reconstruction, y, starts, steps, *how)
+    with tqdm(unit="step", desc="optimising codes", leave=False, disable=True if quiet or not steps else None) as bar:
+        while not search.finished:
+            search.advance(1)
+            bar.update()
     return search.result()

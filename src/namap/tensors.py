@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
+from . import processes
 from .errors import UsageError
 
 Images = Float[Tensor, "b c h w"]
@@ -41,13 +42,13 @@ def from_numpy(images: UInt8[np.ndarray, "n c h w"], device: torch.device | str 
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """Resolve `auto`, `cpu` or `cuda[:n]`.
+    """Resolve `auto`, `cpu` or `cuda[:n]`; of several processes on a machine, each takes a GPU of its own.
 
     Raises:
-        UsageError: the name is not a device, or the device is not there.
+        UsageError: the name is not a device, the device is not there, or the other processes are not.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return processes.meet(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     try:
         device = torch.device(name)
     except RuntimeError:
@@ -56,7 +57,7 @@ def pick_device(name: str = "auto") -> torch.device:
         raise UsageError(f"--device {name}: not supported; use auto, cpu or cuda[:n]")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UsageError(f"--device {name}: this machine has {torch.cuda.device_count()} CUDA devices; use cpu")
-    return device
+    return processes.meet(device)
 
 
 def pick_precision(name: str, device: torch.device) -> str:

@@ -7,7 +7,6 @@ function of (seed, step), so a resumed run repeats the uninterrupted one.
 
 import json
 import math
-import shutil
 import signal
 import tempfile
 import time
@@ -22,18 +21,17 @@ from jaxtyping import Int
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from . import checkpoint
+from . import processes, snapshots
 from .data import ImageDomain
-from .data.order import batch_index
-from .errors import DivergedError, Interrupted, StorageError, warn
+from .data.feeding import ImageStream, open_feed
+from .errors import DivergedError, Interrupted, warn
 from .logs import Log
+from .networks.table import divided_tables
 from .runs import Row, claim, progress
 from .signals import collect_signals
 from .tensors import Images, PerSample, autocast, from_numpy, inference, pick_device, pick_precision, random_stream
 
 MAX_ROLLBACKS = 3
-KEPT_CHECKPOINTS = 2
-CHECKPOINTS = "[0-9]" * 9  # a step each; nothing else in their directory is read or deleted
 PICTURES = 10  # times that a run is shown, evenly spaced
 
 
@@ -58,7 +56,11 @@ class Update(NamedTuple):
 
 @runtime_checkable
 class Task(Protocol):
-    """What can be trained. `updates` may yield several times a step; each is applied before it goes on."""
+    """What can be trained. `updates` may yield several times a step; each is applied before it goes on.
+
+    Where it has an attribute `divisible` that is true, several processes may share a batch: its noise is drawn with
+    `processes.normal` and `uniform`, and what looks at a batch as a whole gathers it with `processes.gather`.
+    """
 
     modules: dict[str, nn.Module]
     optimizers: dict[str, torch.optim.Optimizer]
@@ -127,27 +129,35 @@ class _State:
     log: list[Row] = field(default_factory=list)
 
 
-def train(task: Task, domain: ImageDomain, run: Run, outdir: Path | None = None) -> list[Row]:
+def train(task: Task, domain: ImageDomain | ImageStream, run: Run, outdir: Path | None = None) -> list[Row]:
     """Train `task` on `domain`; return the log, one entry per logged step.
 
     With an `outdir`, `checkpoints/`, `metrics.jsonl` and `tensorboard/` are kept there and an interrupted run goes on
-    from them.
+    from them. Several processes that train together take the steps that one alone would take.
 
     Raises:
-        UsageError: `outdir` holds a run with another configuration or other data.
+        UsageError: `outdir` holds a run with another configuration or other data, or these processes cannot share it.
         DivergedError: NaN or infinity came back after `MAX_ROLLBACKS` rollbacks.
         StorageError: checkpoints would not fit, cannot be written, or none of them is sound.
         Interrupted: SIGINT or SIGTERM, after a checkpoint.
     """
     scratch = tempfile.TemporaryDirectory(prefix="namap-") if outdir is None else nullcontext(outdir)
-    with scratch as place, Log(Path(place), events=outdir is not None) as records:
+    modules = task.modules.values()
+    with (
+        scratch as place,
+        Log(Path(place), events=outdir is not None) as records,
+        processes.shared_statistics(*modules),
+        divided_tables(*modules),
+    ):
         return Loop(task, domain, run, Path(place), records).run_all()
 
 
 class Loop:
     """The state of one run; `train` drives it to the end."""
 
-    def __init__(self, task: Task, domain: ImageDomain, run: Run, outdir: Path, records: Log | None = None):
+    def __init__(
+        self, task: Task, domain: ImageDomain | ImageStream, run: Run, outdir: Path, records: Log | None = None
+    ):
         self.task, self.domain, self.run, self.outdir = task, domain, run, outdir
         self.records = records or Log(outdir)
         self.device = pick_device(run.device)
@@ -155,6 +165,8 @@ class Loop:
         self.state = _State()
         self.base_rates = {name: [g["lr"] for g in o.param_groups] for name, o in task.optimizers.items()}
         self.identity = identity(task, domain, run)
+        processes.check_division(run.label, run.batch_size, getattr(task, "divisible", False))
+        self.feed = open_feed(domain, run.batch_size, run.seed)
 
     def run_all(self) -> list[Row]:
         """Step to the end; return the log."""
@@ -166,7 +178,7 @@ class Loop:
             initial=state.step * run.batch_size,
             unit="img",
             desc=run.label,
-            disable=True if run.quiet else None,
+            disable=True if run.quiet or not processes.is_main() else None,
             unit_scale=True,
         )
         with bar, collect_signals() as signals:
@@ -178,8 +190,9 @@ class Loop:
                     continue
                 state.step += 1
                 task.after_step(state.step)
-                stopped = signals[:1]  # one that comes later waits for the next step
-                due = bool(stopped) or time.monotonic() - saved > run.checkpoint_seconds
+                # One that comes later waits for the next step. What one process has received ends all.
+                stopped, due = processes.most(*(signals[:1] or [0]), time.monotonic() - saved > run.checkpoint_seconds)
+                due = bool(stopped or due)
                 if (due or state.step == run.steps) and (broken := self.bad_weight()):
                     self.roll_back(broken)  # it stays on no disk: a bad checkpoint would push out a good one
                     continue
@@ -193,7 +206,7 @@ class Loop:
                     self.save()
                     saved = time.monotonic()
                 if stopped:
-                    name, code = ("SIGTERM", 143) if stopped[0] == signal.SIGTERM else ("Ctrl-C", 130)
+                    name, code = ("SIGTERM", 143) if stopped == signal.SIGTERM else ("Ctrl-C", 130)
                     where = f"{run.label}: stopped by {name} at step {state.step} of {run.steps}"
                     raise Interrupted(f"{where}; run the same command again to go on", code)
         return state.log
@@ -210,13 +223,16 @@ class Loop:
             optimizers = [self.task.optimizers[name] for name in update.optimizers]
             for optimizer in optimizers:
                 optimizer.zero_grad(set_to_none=True)
-            loss = update.loss.mean()
+            loss = update.loss.mean() / processes.count()
             loss.backward()
             parameters = [p for o in optimizers for g in o.param_groups for p in g["params"]]
             gradients = [p.grad for p in parameters if p.grad is not None]
             dense = [g.coalesce().values() if g.is_sparse else g for g in gradients]
+            check = loss.detach() + torch.nn.utils.get_total_norm(dense)
+            # Rows of a table stay with the process that keeps them.
+            processes.add_up([check, *(g for g in gradients if not g.is_sparse)])
             # One synchronisation a step, on purpose: no weight is touched by a step that is not finite.
-            if not torch.isfinite(loss + torch.nn.utils.get_total_norm(dense)):
+            if not torch.isfinite(check):
                 return self.culprit(batch, update), logs
             for optimizer in optimizers:
                 optimizer.step()
@@ -237,17 +253,16 @@ class Loop:
     def bad_weight(self) -> str:
         """Name the first weight or buffer that is not finite; '' if all are."""
         modules = self.task.modules.items()
-        return _not_finite("weight", {f"{m}.{name}": t for m, x in modules for name, t in x.state_dict().items()})
+        found = _not_finite("weight", {f"{m}.{name}": t for m, x in modules for name, t in x.state_dict().items()})
+        return found or ("a weight of another process" if any(processes.most(bool(found))) else "")
 
     def batch(self, step: int) -> Batch:
-        """What step number `step` sees: a function of the seed and the step."""
-        run = self.run
-        index = batch_index(len(self.domain), run.batch_size, run.seed, step)
-        labels = self.domain.labels
+        """What step number `step` sees, or this process's part of it."""
+        run, drawn = self.run, self.feed.take(step)
         return Batch(
-            torch.from_numpy(index).to(self.device),
-            from_numpy(self.domain.images[index], self.device),
-            None if labels is None else torch.from_numpy(labels[index]).to(self.device),
+            torch.from_numpy(drawn.index).to(self.device),
+            from_numpy(drawn.images, self.device),
+            None if drawn.labels is None else torch.from_numpy(drawn.labels).to(self.device),
             random_stream(run.seed, step, device=self.device),
             step * run.batch_size,
             step / run.steps,
@@ -267,9 +282,10 @@ class Loop:
             "images": state.step * self.run.batch_size,
             "seconds": round(state.seconds, 3),
         }
-        row |= {name: _mean(value.detach().float()) for name, value in logs.items()}
+        row |= _means(logs)
         state.log.append(row)
-        self.records.add(row)
+        if processes.is_main():
+            self.records.add(row)
         losses = {name: f"{row[name]:.3g}" for name in list(logs)[:2]}
         bar.set_postfix(losses, refresh=False)
         concern = self.task.concern(row)
@@ -281,7 +297,9 @@ class Loop:
         """Put pictures of this moment beside the log, where somebody may see them; training takes no notice."""
         if self.records.events:
             with inference(*self.task.modules.values()), autocast(self.device, self.precision):
-                self.records.add_pictures(self.state.step, "pictures", self.task.pictures())
+                pictures = self.task.pictures()  # by every process: each may keep a part of what is needed
+            if processes.is_main():
+                self.records.add_pictures(self.state.step, "pictures", pictures)
 
     def roll_back(self, broken: str) -> None:
         """Go back to the last checkpoint with half the learning rate, or give up."""
@@ -299,65 +317,34 @@ class Loop:
     def save(self) -> None:
         """Write a checkpoint; keep the newest few."""
         state, task = self.state, self.task
-        tensors: dict[str, Tensor] = {}
-        for name, module in task.modules.items():
-            tensors |= checkpoint.prefixed(f"module.{name}", module.state_dict())
-        for name, optimizer in task.optimizers.items():
-            tensors |= checkpoint.prefixed(f"optimizer.{name}", checkpoint.optimizer_tensors(optimizer))
-        meta = {
-            "step": state.step,
-            "rollbacks": state.rollbacks,
-            "seconds": state.seconds,
-            "scale": state.scale,
-        }
-        folder = self.outdir / "checkpoints"
-        target = folder / f"{state.step:09d}"
-        if target.exists() and not (target / checkpoint.MANIFEST).is_file():
-            checkpoint.remove(target)  # damaged, and passed over by `restore`
-        checkpoint.save_directory(target, tensors, {"state": meta})
-        # What lies ahead of this step was found unsound: it may not count as one of those that are kept.
-        found = sorted(folder.glob(CHECKPOINTS))
-        sound = [old for old in found if old.name <= f"{state.step:09d}"]
-        for old in set(found) - set(sound[-KEPT_CHECKPOINTS:]):
-            checkpoint.remove(old)
+        tensors = snapshots.collect(task.modules, task.optimizers)
+        meta = {name: getattr(state, name) for name in ("step", "rollbacks", "seconds", "scale")}
+        config = {"state": meta, **self.feed.positions()}
+        if processes.is_main():
+            snapshots.write(self.outdir / "checkpoints", state.step, tensors, config)
 
     def resume(self) -> None:
         """Go on from the newest checkpoint, or write the first one: something to roll back to."""
-        claim(self.outdir, self.identity)
-        if any((self.outdir / "checkpoints").glob(CHECKPOINTS)):
-            self.restore()
-        else:
-            self.check_space()
+        there = False
+        if processes.is_main():
+            claim(self.outdir, self.identity)
+            there = any((self.outdir / "checkpoints").glob(snapshots.NAMES))
+        if processes.of_main(there):
+            return self.restore()
+        if processes.is_main():
+            snapshots.check_space(self.outdir, self.task.modules, self.task.optimizers, self.run.result_bytes)
             self.records.clear()
-            self.save()
-
-    def check_space(self) -> None:
-        """Refuse a run that would not fit: the checkpoints that are kept, one that is being written, the result."""
-        weights = [t for m in self.task.modules.values() for t in m.state_dict().values()]
-        moments = [p for o in self.task.optimizers.values() for g in o.param_groups for p in g["params"] for _ in "mv"]
-        need = (KEPT_CHECKPOINTS + 1) * sum(t.numel() * t.element_size() for t in (*weights, *moments))
-        need += self.run.result_bytes
-        free = shutil.disk_usage(self.outdir).free
-        if need > free:
-            raise StorageError(f"{self.outdir}: this run needs {need / 1e6:.1f} MB, {free / 1e6:.1f} MB are free")
+        self.save()
 
     def restore(self) -> None:
-        """Load the newest sound checkpoint; an unsound one is named and passed over."""
-        folders = sorted((self.outdir / "checkpoints").glob(CHECKPOINTS), reverse=True)
-        for folder in folders:
-            try:
-                tensors, config = checkpoint.load_directory(folder)
-                break
-            except StorageError as error:
-                warn(f"{error}; trying the checkpoint before it")
-        else:
-            raise StorageError(f"{self.outdir / 'checkpoints'}: no sound checkpoint; start anew with --overwrite")
-        for name, module in self.task.modules.items():
-            checkpoint.load_weights(module, checkpoint.without_prefix(f"module.{name}", tensors), folder)
-        for name, optimizer in self.task.optimizers.items():
-            checkpoint.load_optimizer(optimizer, checkpoint.without_prefix(f"optimizer.{name}", tensors), folder)
+        """Load the newest sound checkpoint, which main reads for all."""
+        folder = self.outdir / "checkpoints"
+        tensors, config = snapshots.read_newest(folder) if processes.is_main() else (None, None)
+        snapshots.put_back(self.task.modules, self.task.optimizers, processes.tensors_of_main(tensors), folder)
+        config = processes.of_main(config)
         self.state.__dict__.update(progress(config, folder, self.run.steps))
-        self.state.log = self.records.rewind(self.state.step)
+        self.feed.seek(config, folder)
+        self.state.log = processes.of_main(self.records.rewind(self.state.step) if processes.is_main() else None)
 
 
 def _not_finite(what: str, tensors: Mapping[str, Tensor]) -> str:
@@ -365,14 +352,15 @@ def _not_finite(what: str, tensors: Mapping[str, Tensor]) -> str:
     return next((f"the {what} of {name}" for name, t in tensors.items() if not torch.isfinite(t).all()), "")
 
 
-def _mean(value: Tensor) -> float | list[float]:
-    """What is logged of a value: its mean, of `[b d]` the mean of each d."""
-    if value.ndim == 2:
-        return [round(v, 5) for v in value.mean(0).tolist()]
-    return float(value.mean())
+def _means(logs: Mapping[str, Tensor]) -> dict[str, float | list[float]]:
+    """What is logged of values over all processes: their mean, of `[b d]` the mean of each d."""
+    means = [value.detach().float().mean(0 if value.ndim == 2 else None) / processes.count() for value in logs.values()]
+    processes.add_up(means)
+    rows = zip(logs, means, strict=True)
+    return {name: [round(v, 5) for v in mean.tolist()] if mean.ndim else mean.item() for name, mean in rows}
 
 
-def identity(task: Task, domain: ImageDomain, run: Run) -> dict[str, Any]:
+def identity(task: Task, domain: ImageDomain | ImageStream, run: Run) -> dict[str, Any]:
     """Everything that decides the result of a run, and where its data came from, as JSON values."""
     precision = pick_precision(run.precision, pick_device(run.device))
     settings = {"images": run.images, "batch_size": run.batch_size, "seed": run.seed, "precision": precision}

@@ -21,7 +21,7 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture(scope="session")
 def forks() -> ForkServerContext:
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tiny"])
+    context.set_forkserver_preload(["tiny", "together"])
     with patch.dict(os.environ, PYTHONPATH=os.pathsep.join([FOLDER, *sys.path])):
         forkserver.ensure_running()
     return context

@@ -8,7 +8,7 @@ import pytest
 import tiny
 import torch
 
-from namap import checkpoint, training
+from namap import checkpoint, snapshots
 from namap.errors import DivergedError, StorageError
 
 STEPS, AT = 6, 3
@@ -111,7 +111,7 @@ def flip(path, rng):
 
 
 def test_a_good_checkpoint_is_not_rotated_away_by_bad_ones(tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "KEPT_CHECKPOINTS", 3)
+    monkeypatch.setattr(snapshots, "KEPT", 3)
     tiny.loop(tmp_path, STEPS).run_all()
     monkeypatch.undo()
     names = sorted(p.name for p in (tmp_path / "checkpoints").iterdir())

@@ -86,7 +86,9 @@ def translate_archive(
             skipped.append({"path": name, "reason": str(error)})
     if not images:
         raise DataError(f"this zip holds no picture; first: {skipped[0]['path'][:80]}: {skipped[0]['reason']}")
-    outputs = file_names(unique_names([Path(*PureWindowsPath(name).parts) for name in names]), solutions)
+    outputs = [
+        file_names(name, solutions) for name in unique_names([PureWindowsPath(name).as_posix() for name in names])
+    ]
     with zipfile.ZipFile(output, "w") as archive:
         for i in range(0, len(images), BATCH):
             yield i, len(images)

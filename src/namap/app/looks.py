@@ -8,7 +8,7 @@ import gradio as gr
 import numpy as np
 from PIL.Image import Resampling
 
-from ..data.images import to_picture
+from ..pictures import to_picture
 from ..report import image_grid
 from . import views
 from .server import picture, png_file

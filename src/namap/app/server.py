@@ -22,8 +22,8 @@ from starlette.middleware import Middleware
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ..checkpoint import atomic_file
 from ..errors import NamapError, UsageError
+from ..files import atomic_file
 from .sharing import png
 
 MAX_UPLOAD = 10 * 1024 * 1024  # bytes

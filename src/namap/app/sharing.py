@@ -10,8 +10,8 @@ import numpy as np
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from ..data.images import to_picture
 from ..errors import DataError, UsageError
+from ..pictures import to_picture
 from .views import DIRECTIONS, Explorer, Image, Settings, View, decode, has_several, read_query, shown_code
 
 MAX_BYTES = 2_000_000

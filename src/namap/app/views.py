@@ -226,7 +226,7 @@ def solve(explorer: Explorer, name: str, query: Image, settings: Settings) -> It
     The processor is given to others between two looks. The last view is what `Mapping.translate` gives.
 
     Yields:
-        The view, iterations done, iterations in all.
+        The view, iterations done, iterations in all: fewer than asked for where the codes have converged.
     """
     mapping = explorer.model(name)
     with explorer.lock:
@@ -236,11 +236,13 @@ def solve(explorer: Explorer, name: str, query: Image, settings: Settings) -> It
             codes, losses, _ = (part.float().cpu().numpy() for part in search.result())
         # An encoder's first solution is its mean; NAM's starts are all alike, and the best of them is shown.
         chosen = 0 if mapping.method != "nam" else int(losses[0].argmin())
-        yield View(name, settings, query, codes[0], losses[0], chosen), search.step, search.steps
-        if search.step >= search.steps:
+        done = min(search.step, search.steps)
+        yield View(name, settings, query, codes[0], losses[0], chosen), done, done if search.finished else search.steps
+        if search.finished:
             return
+        left = search.steps + 1 - search.step  # after the last iteration its codes are scored
         with explorer.lock, autocast(mapping.device, mapping.precision):
-            search.advance(CHUNK)
+            search.advance(CHUNK if left > CHUNK + 1 else left)
 
 
 def decode(explorer: Explorer, name: str, query: Image, codes: Float[np.ndarray, "n d"]) -> Tiles:

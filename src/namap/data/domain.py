@@ -2,12 +2,14 @@
 
 import hashlib
 import json
+import os
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import torch
@@ -15,10 +17,12 @@ from jaxtyping import Int, UInt8
 from torchvision.transforms import v2
 from tqdm import tqdm
 
-from ..checkpoint import storage_errors, write_file
 from ..errors import DataError, UsageError
+from ..files import storage_errors, write_file
 from . import embedded
 from .images import LARGE, MAX_RATIO, SUFFIXES, UnreadableImage, read_image
+from .room import close_gaps, is_grey, make_room
+from .shards import is_stream
 
 MAX_UNREADABLE = 0.10
 
@@ -88,6 +92,11 @@ class ImageDomain:
         return self.images.shape[1]
 
     @property
+    def head(self) -> "ImageDomain":
+        """By what the domain is known: all of it; of a stream, the first images."""
+        return self
+
+    @property
     def size(self) -> int:
         """Side of the square images, in pixels."""
         return self.images.shape[3]
@@ -105,6 +114,11 @@ class ImageDomain:
         labels = None if self.labels is None else self.labels[index]
         files = np.asarray(self.files, dtype=object)[index].tolist() if self.files else []
         return replace(self, images=self.images[index], labels=labels, names=names, files=files)
+
+    def batches(self, batch_size: int) -> Iterator[tuple[list[str], UInt8[np.ndarray, "b c h w"]]]:
+        """(names, images) of `batch_size` images at a time, the last time of what is left."""
+        for i in range(0, len(self), batch_size):
+            yield self.names[i : i + batch_size], self.images[i : i + batch_size]
 
     def resized(self, size: int | None = None, channels: int | None = None) -> "ImageDomain":
         """This domain at another side or number of channels.
@@ -124,10 +138,15 @@ class ImageDomain:
     def write_skipped(self, directory: Path) -> None:
         """Write `skipped.jsonl` (path and reason a line) into `directory` where files were skipped, else nothing."""
         if self.skipped:
-            lines = (json.dumps({"path": path, "reason": reason}) for path, reason in self.skipped)
-            with storage_errors(directory):
-                directory.mkdir(parents=True, exist_ok=True)
-            write_file(directory / "skipped.jsonl", ("\n".join(lines) + "\n").encode())
+            write_skipped(directory, self.skipped)
+
+
+def write_skipped(directory: Path, skipped: list[tuple[str, str]]) -> None:
+    """Write `skipped.jsonl`: path and reason a line."""
+    lines = (json.dumps({"path": path, "reason": reason}) for path, reason in skipped)
+    with storage_errors(directory):
+        directory.mkdir(parents=True, exist_ok=True)
+    write_file(directory / "skipped.jsonl", ("\n".join(lines) + "\n").encode())
 
 
 def _resize(images: np.ndarray, size: int) -> np.ndarray:
@@ -165,6 +184,8 @@ def load_domain(
     if isinstance(source, ImageDomain):
         return source.resized(size, channels)
     text = str(source)
+    if is_stream(text):
+        raise UsageError(f"{text}: is read as a stream, which fit (ae, vae, wae) and translate take")
     scheme, _, rest = text.partition(":")
     if scheme == "torchvision":
         return _load_torchvision(text, rest).resized(size, channels)
@@ -175,24 +196,45 @@ def load_domain(
     return _load_folder(Path(text), size or 32, channels, quiet)
 
 
-def _load_npz(text: str) -> ImageDomain:
+def split_npz(text: str) -> tuple[Path, str]:
+    """`file.npz:key` as path and key, which is empty where there is none.
+
+    Raises:
+        DataError: no such file.
+    """
     path_text, _, key = text.rpartition(":") if ".npz:" in text else (text, "", "")
     path = Path(path_text)
     if not path.is_file():
         raise DataError(f"{path}: no such file")
+    return path, key
+
+
+def check_key(path: Path, key: str, keys: list[str]) -> None:
+    """Name the keys of a file that has not this one."""
+    if not key or key not in keys:
+        problem = f"no array {key!r}" if key else "needs a key"
+        raise DataError(f"{path}: {problem}; write {path}:KEY with KEY one of {', '.join(keys)}")
+
+
+@contextmanager
+def readable_npz(path: Path) -> Iterator[None]:
+    """Turn what a damaged file raises (zipfile, zlib, numpy: each damage has its own exception) into a DataError."""
     try:
-        with np.load(path, allow_pickle=False) as file:
-            keys = file.files
-            if not key or key not in keys:
-                problem = f"no array {key!r}" if key else "needs a key"
-                raise DataError(f"{path}: {problem}; write {path}:KEY with KEY one of {', '.join(keys)}")
-            images = _array(file, key)
-            label_key = "_".join(["y", *key.split("_")[1:]])
-            labels = _array(file, label_key) if label_key in keys and label_key != key else None
+        yield
     except DataError:
         raise
-    except Exception as error:  # zipfile, zlib, numpy: each damage has its own exception
+    except Exception as error:
         raise DataError(f"{path}: not a readable npz of plain arrays ({error})") from None
+
+
+def _load_npz(text: str) -> ImageDomain:
+    path, key = split_npz(text)
+    with readable_npz(path), np.load(path, allow_pickle=False) as file:
+        keys = file.files
+        check_key(path, key, keys)
+        images = _array(file, key)
+        label_key = "_".join(["y", *key.split("_")[1:]])
+        labels = _array(file, label_key) if label_key in keys and label_key != key else None
     if labels is not None and labels.shape != images.shape[:1]:
         labels = None  # the key of another split's labels, e.g. `y` beside `x` and `x_test`
     return ImageDomain.from_array(images, labels, text)
@@ -209,39 +251,62 @@ def _array(file: np.lib.npyio.NpzFile, key: str) -> np.ndarray:
     return found
 
 
-def _load_folder(folder: Path, size: int, channels: int | None, quiet: bool) -> ImageDomain:
+def list_pictures(folder: Path) -> list[str]:
+    """The pictures in a folder and below, as paths within it, in order.
+
+    Raises:
+        DataError: no such folder, or no picture in it.
+    """
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; give a folder of images, file.npz:key or torchvision:NAME/SPLIT")
-    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
-    if not paths:
+    found = []  # of strings: a Path takes ten times the memory, and there may be millions
+    for place, _, files in os.walk(folder):
+        within = Path(place).relative_to(folder).as_posix()
+        pictures = (f for f in files if Path(f).suffix.lower() in SUFFIXES and (Path(place) / f).is_file())
+        found += pictures if within == "." else (f"{within}/{f}" for f in pictures)
+    if not found:
         raise DataError(f"{folder}: no images ({', '.join(sorted(SUFFIXES))}) in this folder or below")
+    return sorted(found, key=lambda path: path.replace("/", "\0"))  # part by part, as paths are ordered
+
+
+def too_many(folder: Path, skipped: list[tuple[str, str]], count: int) -> None:
+    """Raise a DataError where too many of a folder's `count` pictures cannot be read."""
+    if len(skipped) > MAX_UNREADABLE * count:
+        path, reason = skipped[0]
+        problem = f"{len(skipped)} of {count} images cannot be read, first {path}: {reason}"
+        raise DataError(f"{folder}: {problem}; re-save or delete them, `namap check-data` lists them all", skipped)
+
+
+def _load_folder(folder: Path, size: int, channels: int | None, quiet: bool) -> ImageDomain:
+    files = list_pictures(folder)
     wanted = channels or 3
 
-    def read(path: Path) -> np.ndarray | str:
+    images = make_room(len(files), wanted, size)
+
+    def read(i: int) -> str:
         try:
-            return read_image(path, wanted, size)
+            images[i] = read_image(folder / files[i], wanted, size)
         except UnreadableImage as error:
             return str(error)
+        return ""
 
     with ThreadPoolExecutor() as pool:
-        bar = tqdm(pool.map(read, paths), "reading", len(paths), unit="img", delay=2, disable=True if quiet else None)
-        results = list(bar)
-    skipped = [(str(p), r) for p, r in zip(paths, results, strict=True) if isinstance(r, str)]
-    if len(skipped) > MAX_UNREADABLE * len(paths):
-        path, reason = skipped[0]
-        problem = f"{len(skipped)} of {len(paths)} images cannot be read, first {path}: {reason}"
-        raise DataError(f"{folder}: {problem}; re-save or delete them, `namap check-data` lists them all", skipped)
-    kept = [(p, r) for p, r in zip(paths, results, strict=True) if not isinstance(r, str)]
-    images = np.stack([r for _, r in kept])
-    if channels is None and (images == images[:, :1]).all():
+        tasks = pool.map(read, range(len(files)))
+        bar = tqdm(tasks, "reading", len(files), unit="img", delay=2, disable=True if quiet else None)
+        reasons = list(bar)
+    skipped = [(str(folder / f), reason) for f, reason in zip(files, reasons, strict=True) if reason]
+    too_many(folder, skipped, len(files))
+    kept = [i for i, reason in enumerate(reasons) if not reason]
+    images = close_gaps(images, kept)
+    if channels is None and is_grey(images):
         images = np.ascontiguousarray(images[:, :1])
-    relative = [p.relative_to(folder) for p, _ in kept]
-    files = [p.as_posix() for p in relative]
-    return ImageDomain(images, _folder_labels(relative), unique_names(relative), str(folder), skipped, files)
+    names, files = unique_names(files), [files[i] for i in kept]
+    return ImageDomain(images, _folder_labels(files), [names[i] for i in kept], str(folder), skipped, files)
 
 
-def _folder_labels(paths: list[Path]) -> np.ndarray | None:
+def _folder_labels(files: list[str]) -> np.ndarray | None:
     """One class per first-level sub-folder; whole numbers keep their value, other names are numbered in order."""
+    paths = [Path(f) for f in files]
     if any(len(p.parts) < 2 for p in paths):
         return None
     classes = sorted({p.parts[0] for p in paths})
@@ -250,14 +315,16 @@ def _folder_labels(paths: list[Path]) -> np.ndarray | None:
     return np.array([number[p.parts[0]] for p in paths], dtype=np.int64)
 
 
-def unique_names(paths: list[Path]) -> list[str]:
+def unique_names(files: list[str]) -> list[str]:
     """Stems, nested folders joined with `_`; whatever would collide keeps more of its path, then gets a number.
 
-    >>> unique_names([Path("a.jpg"), Path("a.png"), Path("b/c.png")])
+    >>> unique_names(["a.jpg", "a.png", "b/c.png"])
     ['a_jpg', 'a_png', 'b_c']
     """
-    stems = ["_".join([*p.parent.parts, p.stem]) for p in paths]
-    full = ["_".join([*p.parent.parts, p.stem, p.suffix[1:].lower()]) for p in paths]
+    stems, full = [], []
+    for path in map(PurePosixPath, files):
+        stems.append("_".join([*path.parent.parts, path.stem]))
+        full.append(f"{stems[-1]}_{path.suffix[1:].lower()}")
     count = Counter(s.casefold() for s in stems)
     chosen = [s if count[s.casefold()] == 1 else f for s, f in zip(stems, full, strict=True)]
     taken: set[str] = {c.casefold() for c, n in zip(chosen, stems, strict=True) if c == n}

@@ -95,8 +95,3 @@ def _to_mode(picture: Image.Image, mode: str) -> Image.Image:
         background = Image.new("RGBA", picture.size, (255, 255, 255, 255))
         picture = Image.alpha_composite(background, picture)
     return picture.convert(mode)
-
-
-def to_picture(image: UInt8[np.ndarray, "c h w"]) -> Image.Image:
-    """A uint8 array as a Pillow picture, grey or RGB."""
-    return Image.fromarray(image[0] if len(image) == 1 else np.ascontiguousarray(image.transpose(1, 2, 0)))

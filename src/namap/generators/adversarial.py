@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..losses import share_of_copies
+from ..processes import normal, uniform
 from ..tensors import Images
 from ..training import Batch, Update
-from .base import Generator, prior
+from .base import Generator
 from .training import GeneratorRecipe
 
 MIN_DIVERSITY = 0.1  # of that of the data
@@ -53,7 +54,7 @@ class AdversarialRecipe(GeneratorRecipe):
         generator, discriminator = nets["generator"], nets["discriminator"]
         assert isinstance(generator, Generator)
         real = self.views(nets, batch.images, batch.progress)
-        fake = self.imagine(generator, prior(len(batch.images), generator.latent_dim, batch.rng))
+        fake = self.imagine(generator, normal((len(batch.images), generator.latent_dim), batch.rng))
         discriminator.requires_grad_(True)
         real_logit = self.judge(discriminator, real, batch.rng)
         fake_logit = self.judge(discriminator, [x.detach() for x in fake], batch.rng)
@@ -88,24 +89,20 @@ def disturb(images: Images, augment: bool, noise: float, rng: torch.Generator) -
     """What the discriminator sees of images: augmented, then noisy."""
     if augment:
         images = differentiable_augment(images, rng)
-    return images + noise * torch.randn(images.shape, generator=rng, device=images.device)
+    return images + noise * normal(images.shape, rng)
 
 
 def differentiable_augment(images: Images, rng: torch.Generator) -> Images:
     """Random brightness, shift by up to an eighth and a half-size cut-out per image (DiffAugment), differentiable."""
     b, _, h, w = images.shape
-
-    def uniform(*shape: int) -> Tensor:
-        return torch.rand(*shape, generator=rng, device=rng.device)
-
-    images = images + (uniform(b, 1, 1, 1) - 0.5)
+    images = images + (uniform((b, 1, 1, 1), rng) - 0.5)
     # Whole pixels: an interpolated shift would blur what the discriminator sees, and so the generator.
-    shift = ((uniform(b, 2) - 0.5) * (w / 4)).round() * (2 / w)
+    shift = ((uniform((b, 2), rng) - 0.5) * (w / 4)).round() * (2 / w)
     theta = torch.eye(2, 3, device=images.device).repeat(b, 1, 1)
     theta[:, :, 2] = shift
     grid = F.affine_grid(theta, list(images.shape), align_corners=False)
     images = F.grid_sample(images.float(), grid, padding_mode="border", align_corners=False)
     rows, columns = torch.arange(h, device=images.device), torch.arange(w, device=images.device)
-    top, left = uniform(b, 1) * h, uniform(b, 1) * w
+    top, left = uniform((b, 1), rng) * h, uniform((b, 1), rng) * w
     inside = ((rows - top).abs() < h / 4)[:, :, None] & ((columns - left).abs() < w / 4)[:, None, :]
     return images * ~inside[:, None]

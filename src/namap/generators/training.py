@@ -18,12 +18,13 @@ from pydantic.dataclasses import dataclass
 from torch import nn
 from torchvision.utils import make_grid
 
-from .. import checkpoint
+from .. import checkpoint, processes
 from ..data import ImageDomain, load_domain
-from ..data.images import to_picture
 from ..errors import UsageError
+from ..files import atomic_file, storage_errors
 from ..networks import CodeTable
-from ..runs import occupied
+from ..pictures import to_picture
+from ..runs import load_result, occupied
 from ..settings import make_settings
 from ..tensors import pick_device, place, random_stream, to_uint8
 from ..training import Batch, Run, Update, follow, identity, late_decay, train
@@ -52,6 +53,9 @@ class GeneratorRecipe:
     rate: float = Field(default=4e-4, gt=0)
 
     generator: ClassVar[type[Generator]]  # what is saved and loaded
+    # Whether several processes may share a batch: all noise is drawn with `processes.normal` and `uniform`, and no loss
+    # but batch normalisation, which is taken care of, looks at more than one image.
+    divisible: ClassVar[bool] = False
     betas: ClassVar[tuple[float, float]] = (0.9, 0.999)
 
     def build(self, domain: ImageDomain) -> dict[str, nn.Module]:
@@ -85,7 +89,7 @@ class GeneratorTask:
             self.nets = {name: place(net, device) for name, net in recipe.build(domain).items()}
         generator = self.nets["generator"]
         assert isinstance(generator, Generator)
-        self.recipe = recipe
+        self.recipe, self.divisible = recipe, recipe.divisible
         self.average: Generator = copy.deepcopy(generator).requires_grad_(False)
         self.modules: dict[str, nn.Module] = {**self.nets, "average": self.average}
         self.optimizers = {name: recipe.optimizer(net) for name, net in self.nets.items()}
@@ -161,15 +165,14 @@ def train_generator(
     )
     with occupied(home, identity(task, domain, run)) as finished:
         if finished and home is not None:
-            tensors, _ = checkpoint.load_directory(home / "final")
-            checkpoint.load_weights(task.average, tensors, home / "final")
+            checkpoint.load_weights(task.average, load_result(home), home / "final")
             return freeze(task.average)
-        if home is not None:
+        if home is not None and processes.is_main():
             domain.write_skipped(home)
         train(task, domain, run, home)
         generator = freeze(task.average)
         recipe.finish(generator, task.nets)
-        if home is not None:
+        if home is not None and processes.is_main():
             save_generator(generator, recipe.seed, home)
     return generator
 
@@ -179,7 +182,7 @@ def save_generator(generator: Generator, seed: int, outdir: Path) -> None:
     device = next(generator.parameters()).device
     images = to_uint8(sample(generator, 100, random_stream(seed, device=device)))
     sheet = make_grid(images.cpu(), nrow=10, padding=1).numpy()
-    with checkpoint.storage_errors(outdir), checkpoint.atomic_file(outdir / "samples.png") as file:
+    with storage_errors(outdir), atomic_file(outdir / "samples.png") as file:
         to_picture(sheet).save(file, "PNG")
     config = {"format": "namap-generator", "version": 1, "generator": generator.config}
     checkpoint.save_directory(outdir / "final", generator.state_dict(), config)

@@ -83,7 +83,7 @@ class EarnedMapper(nn.Module):
         super().__init__()
         self.local = nn.Sequential(
             nn.Conv2d(in_channels, features, 3, 1, 1),
-            nn.LeakyReLU(0.2, inplace=True),
+            nn.LeakyReLU(0.2),
             nn.Conv2d(features, out_channels, 3, 1, 1),
         )
         self.crn = CRN(in_channels, out_channels, features)

@@ -31,7 +31,7 @@ class ConvEncoder(nn.Module):
             plain = spectral or first
             layers += [normed(nn.Conv2d(inputs, outs, 4, 2, 1, bias=plain))]
             layers += [] if plain else [nn.BatchNorm2d(outs)]
-            layers += [nn.LeakyReLU(0.2, inplace=True)]
+            layers += [nn.LeakyReLU(0.2)]
             inputs, side = outs, side // 2
         head = normed(nn.Linear(inputs * side * side, outputs))
         self.layers = nn.Sequential(*layers, nn.Flatten(), head)

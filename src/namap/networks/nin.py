@@ -10,7 +10,7 @@ def _block(inputs: int, outputs: int, kernel: int) -> list[nn.Module]:
     layers: list[nn.Module] = []
     for side, ins in ((kernel, inputs), (1, outputs), (1, outputs)):
         layers += [nn.Conv2d(ins, outputs, side, padding=side // 2, bias=False), nn.BatchNorm2d(outputs)]
-        layers += [nn.ReLU(inplace=True)]
+        layers += [nn.ReLU()]
     return layers
 
 

@@ -15,8 +15,8 @@ from jaxtyping import UInt8
 from markupsafe import Markup
 from PIL import Image
 
-from ..checkpoint import atomic_file, storage_errors
-from ..data.images import to_picture
+from ..files import atomic_file, storage_errors
+from ..pictures import to_picture
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -39,11 +39,11 @@ class DCGAN(Generator):
         }
         widths = [width * 2**i for i in reversed(range(int(scales)))]
         self.stem = nn.Linear(latent_dim, widths[0] * 16, bias=False)
-        layers: list[nn.Module] = [nn.BatchNorm2d(widths[0]), nn.ReLU(inplace=True)]
+        layers: list[nn.Module] = [nn.BatchNorm2d(widths[0]), nn.ReLU()]
         for i, (inputs, outputs) in enumerate(zip(widths, [*widths[1:], channels], strict=True)):
             last = i == len(widths) - 1
             layers += [nn.ConvTranspose2d(inputs, outputs, 4, 2, 1, bias=last)]
-            layers += [nn.Tanh()] if last else [nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)]
+            layers += [nn.Tanh()] if last else [nn.BatchNorm2d(outputs), nn.ReLU()]
         self.layers = nn.Sequential(*layers)
         self.apply(init_dcgan)
 
@@ -63,6 +63,7 @@ class Recipe(AdversarialRecipe):
     spectral_norm: bool = False
 
     generator: ClassVar[type[Generator]] = DCGAN
+    divisible: ClassVar[bool] = True
 
     def build(self, domain: ImageDomain) -> dict[str, nn.Module]:
         """G and D."""

@@ -63,6 +63,7 @@ class Recipe(GeneratorRecipe):
     code_rate: float = Field(default=0.01, gt=0)
 
     generator: ClassVar[type[Generator]] = GLO
+    divisible: ClassVar[bool] = True
 
     def build(self, domain: ImageDomain) -> dict[str, nn.Module]:
         """The decoder and a table of codes."""

@@ -116,6 +116,7 @@ class Recipe(AdversarialRecipe):
     stages: int = Field(default=3, ge=2, le=6)
 
     generator: ClassVar[type[Generator]] = Stack
+    divisible: ClassVar[bool] = True
 
     def build(self, domain: ImageDomain) -> dict[str, nn.Module]:
         """G and the discriminators."""

@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
-import torch
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import nn
@@ -11,6 +10,7 @@ from torch import nn
 from ...data import ImageDomain
 from ...losses import kl_divergence, l2
 from ...networks import ConvEncoder
+from ...processes import normal
 from ...training import Batch, Update
 from ..base import Generator
 from ..training import GeneratorRecipe
@@ -30,6 +30,7 @@ class Recipe(GeneratorRecipe):
     rate: float = Field(default=1e-3, gt=0)
 
     generator: ClassVar[type[Generator]] = DCGAN
+    divisible: ClassVar[bool] = True
 
     def build(self, domain: ImageDomain) -> dict[str, nn.Module]:
         """The decoder and the encoder."""
@@ -41,7 +42,7 @@ class Recipe(GeneratorRecipe):
         """One step of both."""
         mu, log_var = nets["encoder"](batch.images).chunk(2, dim=1)
         log_var = log_var.clamp(-14, 4)
-        noise = torch.randn(mu.shape, generator=batch.rng, device=mu.device)
+        noise = normal(mu.shape, batch.rng)
         reconstruction = l2(nets["generator"](mu + noise * (log_var / 2).exp()), batch.images)
         kl = kl_divergence(mu, log_var).sum(1)
         logs = {"reconstruction": reconstruction, "kl": kl}

@@ -1,0 +1,175 @@
+"""Translation by Ray Data on a real cluster of this machine."""
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from benchmarks.memory import family
+from PIL import Image
+
+from namap import cli
+from namap.errors import DataError, UsageError
+from namap.mapping import Mapping
+
+ray = pytest.importorskip("ray")
+pa = pytest.importorskip("pyarrow")
+parquet = pytest.importorskip("pyarrow.parquet")
+
+from namap.batch import pick_columns, translate_on_ray  # noqa: E402
+
+pytestmark = pytest.mark.slow
+QUERIES = 60
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """Two processors for two actors, and one for reading."""
+    before = family(os.getpid())
+    os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}  # not behind the other tests
+    ray.init(num_cpus=3, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    yield
+    ray.shutdown()
+    deadline = time.monotonic() + 20
+    while set(family(os.getpid())) - set(before) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not set(family(os.getpid())) - set(before), "a process was left behind"
+
+
+@pytest.fixture(scope="module")
+def queries(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("queries")
+    (folder / "deep").mkdir()
+    for i, image in enumerate(np.random.default_rng(0).integers(0, 256, (QUERIES, 32, 32), np.uint8)):
+        Image.fromarray(image).save(folder / ("deep" if i % 2 else "") / f"{i:03d}.png")
+    (folder / "broken.png").write_bytes(b"no picture")
+    return folder
+
+
+def actors() -> set[int]:
+    """Processes that answer."""
+    found = set()
+    for pid in family(os.getpid()):
+        try:
+            title = Path(f"/proc/{pid}/cmdline").read_text()
+        except OSError:
+            continue
+        if title.startswith("ray::") and "Translator" in title:
+            found.add(pid)
+    return found
+
+
+def kill_one_at_work(outdir: Path, killed: list[int]) -> None:
+    """SIGKILL to an actor once some of the rows are written."""
+    while not killed:
+        busy = actors()
+        if len(busy) == 2 and list(outdir.glob("*.parquet")):
+            killed.append(min(busy))
+            os.kill(killed[0], signal.SIGKILL)
+        time.sleep(0.005)
+
+
+def rows_of(outdir: Path) -> dict[str, dict]:
+    """Rows by id; none may be there twice."""
+    rows = [row for path in sorted(outdir.glob("*.parquet")) for row in parquet.read_table(path).to_pylist()]
+    found = {row["id"]: row for row in rows}
+    assert len(found) == len(rows), "a query was answered twice"
+    return found
+
+
+def test_a_worker_is_killed_in_the_middle_and_nothing_is_lost_or_doubled(cluster, queries, saved_models, tmp_path):
+    outdir, killed = tmp_path / "out", []
+    killer = threading.Thread(target=kill_one_at_work, args=(outdir, killed), daemon=True)
+    killer.start()
+    how = {"actors": 2, "batch_size": 4, "refine": 60, "precision": "fp32", "quiet": True}
+    counted = translate_on_ray(saved_models["vae"], str(queries), str(outdir), **how)
+    assert killed, "it was over before a worker could be killed"
+    assert counted == (QUERIES + 1, 1, QUERIES + 1)
+    rows = rows_of(outdir)
+    assert rows.keys() == {p.relative_to(queries).as_posix() for p in queries.rglob("*.png")}
+    broken = rows.pop("broken.png")
+    assert "is not a png" in broken["error"]
+    assert broken["analogy_png"] is broken["code"] is broken["loss"] is None
+    mapping = Mapping.from_pretrained(saved_models["vae"], precision="fp32")
+    whole = mapping.translate(queries, refine=60)
+    expected = dict(zip(whole.names, range(QUERIES), strict=True))
+    for name, row in rows.items():
+        i = expected[name.removesuffix(".png").replace("/", "_")]
+        assert row["error"] is None
+        np.testing.assert_allclose(row["code"], whole.codes[i, 0], atol=1e-3)
+        assert row["loss"] == pytest.approx(float(whole.losses[i, 0]), rel=1e-3)
+        shown = np.asarray(Image.open(io.BytesIO(row["analogy_png"])), int)
+        assert np.abs(shown - whole.x[i, 0, 0]).max() <= 2
+    # What is whole is kept, what a killed process left is not, and only what is missing is computed.
+    first, *others = sorted(outdir.glob("*.parquet"))
+    lost = parquet.read_metadata(first).num_rows
+    first.write_bytes(first.read_bytes()[:-20])
+    stamps = {p.name: p.stat().st_mtime_ns for p in others}
+    assert translate_on_ray(saved_models["vae"], str(queries), str(outdir), **how) == (QUERIES + 1, 1, lost)
+    assert rows_of(outdir).keys() == {*rows, "broken.png"}
+    assert stamps.items() <= {p.name: p.stat().st_mtime_ns for p in outdir.glob("*.parquet")}.items()
+    for source, options, error, words in (
+        (queries, {"seed": 1}, UsageError, "another seed"),
+        (tmp_path / "no", {"overwrite": True}, DataError, "no files"),  # and deletes nothing
+    ):
+        with pytest.raises(error, match=words):
+            translate_on_ray(saved_models["vae"], str(source), str(outdir), **{**how, **options})
+    assert len(rows_of(outdir)) == QUERIES + 1
+
+
+def test_parquet_with_and_without_ids(cluster, queries, saved_models, tmp_path):
+    pictures = [p.read_bytes() for p in sorted(queries.glob("*.png"))] + [None]
+    tables = {
+        "ids": pa.table({"id": [f"q{i}" for i in range(len(pictures))], "image": pictures}),
+        "none": pa.table({"label": [0] * len(pictures), "image": [{"bytes": b, "path": None} for b in pictures]}),
+    }
+    for name, table in tables.items():
+        folder, outdir = tmp_path / name, tmp_path / f"out-{name}"
+        folder.mkdir()
+        for part in range(2):
+            ids = [f"{i}-{part}" for i in range(len(table))]
+            part_table = table.set_column(0, "id", [ids]) if name == "ids" else table
+            parquet.write_table(part_table, folder / f"{part}.parquet", row_group_size=10)
+        for new in (2 * len(pictures), 0) if name == "none" else (2 * len(pictures),):
+            uri = f"file://{folder}"
+            counted = translate_on_ray(saved_models["ae"], uri, str(outdir), actors=1, precision="fp32", quiet=True)
+            assert counted == (2 * len(pictures), 4, new)
+        assert len(rows_of(outdir)) == 2 * len(pictures)
+
+
+def test_columns_are_found_or_named():
+    text, content = pa.string(), pa.binary()
+    known = pa.schema([("id", text), ("image", content)])
+    assert pick_columns("q", known, None, "id") == {"column": "image", "id_column": "id"}
+    two = pa.schema([("a", content), ("b", pa.struct([("bytes", content), ("path", text)]))])
+    assert pick_columns("q", two, "b", "id") == {"column": "b", "id_column": None}
+    for schema, column in ((two, None), (known, "id"), (pa.schema([("id", text)]), None)):
+        with pytest.raises(DataError, match="name one with --column"):
+            pick_columns("q", schema, column, "id")
+
+
+def test_the_command_starts_a_cluster_and_ends_it(saved_models, queries, tmp_path):
+    command = [sys.executable, "-m", "namap", "translate", "--engine", "ray", str(saved_models["ae"])]
+    options = ["--outdir", str(tmp_path / "out"), "--actors", "1", "--quiet", "--json"]
+    found = subprocess.run([*command, str(queries), *options], capture_output=True, text=True, timeout=120)
+    assert found.returncode == 0, found.stderr
+    assert json.loads(found.stdout) == {
+        "outdir": str(tmp_path / "out"), "rows": QUERIES + 1, "errors": 1, "written": QUERIES + 1,
+    }  # fmt: skip
+
+
+def test_without_ray_the_extra_is_named(saved_models, queries, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    command = ("translate", saved_models["ae"], queries, "--outdir", tmp_path / "o", "--engine", "ray")
+    monkeypatch.setattr(sys, "argv", ["namap", *map(str, command)])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    assert stop.value.code == 2
+    assert "pip install 'namap[ray]'" in capsys.readouterr().err
