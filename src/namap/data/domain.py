@@ -242,6 +242,7 @@ def _load_npz(text: str) -> ImageDomain:
 
 def _array(file: np.lib.npyio.NpzFile, key: str) -> np.ndarray:
     """An array of an npz, once it is known that it unpacks to no more than such arrays do."""
+    assert file.zip is not None  # it is open
     packed = next(i for i in file.zip.infolist() if i.filename in (key, f"{key}.npy"))
     if packed.file_size > LARGE and packed.file_size > MAX_RATIO * packed.compress_size:
         raise ValueError(f"{key} unpacks from {packed.compress_size} to {packed.file_size} bytes: a bomb?")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from ..errors import DataError
 
@@ -69,7 +69,7 @@ def _check_shape(width: int, height: int) -> None:
         raise UnreadableImage(f"{width}x{height} is more elongated than {MAX_ASPECT}:1")
 
 
-def _check_ratio(picture: Image.Image) -> None:
+def _check_ratio(picture: ImageFile.ImageFile) -> None:
     """Refuse large pictures of next to nothing: a few of them, read at once, would fill the memory."""
     deep = {"I": 4, "F": 4}.get(picture.mode, 2 if picture.mode.startswith("I;16") else 1)
     unpacked = picture.width * picture.height * len(picture.getbands()) * deep
