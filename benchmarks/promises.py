@@ -130,6 +130,16 @@ PROMISES = {
         "no_test_reaches_a_network",
         "nothing_that_a_test_starts_reaches_a_network",
     ],
+    "Several processes train what one does; one that is killed ends the others, and the run goes on": [
+        "two_processes_train_what_one_does",
+        "a_killed_process_ends_the_others_and_the_run_resumes",
+        "a_run_goes_on_in_another_number_of_processes",
+        "each_process_reads_shards_of_its_own",
+        "accelerate_launches_a_fit",
+        "a_port_in_use_is_named",
+        "other_verbs_are_for_one_process",
+        "what_the_processes_cannot_do_is_said_once",
+    ],
     "The same seed, number of threads and processor: the same bits": [
         "the_result_is_a_function_of_the_seed",
         "another_process_with_the_same_seed_makes_the_same_bits",
