@@ -109,7 +109,7 @@ def measure(scene: Scene, method: str, seed: int, cell: Path, quiet: bool, budge
 
 
 def in_order(experiment: Experiment, methods: list[str], factor: float = 1.0, own_budget: bool = True) -> list[str]:
-    """The rows to run, each after what it builds on: what it needs, and with `own_budget` the rows whose time it gets.
+    """The rows to run, each after what it needs and, with `own_budget`, after the rows whose time it gets.
 
     With a `factor`, each rival also runs as a row of its own with so many times the equal budget.
     """

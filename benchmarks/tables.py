@@ -232,9 +232,10 @@ def results_page() -> str:
     if measured("systems"):
         parts += ["## The other systems of the papers", "`python benchmarks/systems.py --data-root DATA`."]
         parts += [systems_table(), SYSTEM_FIGURES]
-    parts += [*matching_section(), *speed_section()]
+    parts += matching_section()
     if measured("emoji") or measured("matching"):
         parts += ["Emoji: Google Noto (Apache-2.0) and Twemoji (CC-BY 4.0, Twitter and contributors)."]
+    parts += speed_section()
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
