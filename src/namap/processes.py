@@ -55,7 +55,8 @@ def meet(device: torch.device) -> torch.device:
     """
     if launched() == 1 and not met():
         return device
-    if device.type == "cuda" and device.index not in (None, place_here()):
+    own = torch.cuda.current_device() if met() and device.type == "cuda" else place_here()
+    if device.type == "cuda" and device.index not in (None, own):
         raise UsageError(f"--device {device}: each of several processes takes a GPU of its own; leave it at auto")
     if not met():
         from accelerate import PartialState
