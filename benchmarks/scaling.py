@@ -49,16 +49,15 @@ def launch(processes: int) -> list[str]:
     """The beginning of a command line that runs namap in so many processes."""
     if processes == 1:
         return [sys.executable, "-m", "namap"]
-    how = ["--cpu", "--num_processes", str(processes), "--num_machines", "1", "--mixed_precision", "no"]
-    accelerate = [sys.executable, "-m", "accelerate.commands.launch", *how, "--dynamo_backend", "no"]
-    return [*accelerate, "--num_cpu_threads_per_process", "1", "-m", "namap"]
+    how = ["--multi_gpu", "--num_processes", str(processes)]  # or several CPU processes
+    return [sys.executable, "-m", "accelerate.commands.launch", *how, "-m", "namap"]
 
 
 def measure_fit(generator: Path, loss: str, processes: int, images: int, scratch: Path) -> float:
     """Images/s of `namap fit`, its start and end left out."""
     outdir = scratch / f"fit-{loss}-{processes}"
     data = ["--generator", str(generator), "--data", "embedded:handwriting/train", "--outdir", str(outdir)]
-    run(*launch(processes), "fit", *data, "--loss", loss, "--images", str(images), "--quiet")
+    run(*launch(processes), "fit", *data, "--loss", loss, "--images", str(images), "--device", "cpu", "--quiet")
     rows = [json.loads(line) for line in (outdir / "metrics.jsonl").read_text().splitlines()]
     return (rows[-1]["images"] - rows[0]["images"]) / (rows[-1]["seconds"] - rows[0]["seconds"])
 
