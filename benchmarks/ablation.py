@@ -86,7 +86,8 @@ def vary(scene: Scene, name: str, changes: dict[str, Any]) -> tuple[str, dict[st
     """The scene with some settings of the mapping or, with the prefix `generator.`, of G changed."""
     own = {key: value for key, value in changes.items() if not key.startswith(OF_GENERATOR)}
     of_generator = {k.removeprefix(OF_GENERATOR): v for k, v in changes.items() if k.startswith(OF_GENERATOR)}
-    make_recipe(scene.ours | own)
+    checked = asdict(make_recipe(scene.ours | own))
+    own = {key: checked[key] for key in own}
     experiment, cell = replace(scene.experiment, ours=scene.ours | own), "generator"
     if of_generator:
         recipe = scene.generator

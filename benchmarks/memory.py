@@ -51,7 +51,7 @@ def make_queries(place: Path, count: int, side: int, npz: bool) -> str:
     return str(folder)
 
 
-def measure(model: Path, count: int, scratch: Path, kind: str, side: int = 32) -> dict[str, Any]:
+def measure(model: Path, count: int, scratch: Path, kind: str, side: int = 32, batch_size: int = 256) -> dict[str, Any]:
     """Run `namap translate`; its seconds and files, the peak of its largest process, and that of all together.
 
     Args:
@@ -60,9 +60,10 @@ def measure(model: Path, count: int, scratch: Path, kind: str, side: int = 32) -
         scratch: a directory for queries and analogies.
         kind: one of KINDS.
         side: of the queries in pixels.
+        batch_size: queries at a time.
     """
     source, out = make_queries(scratch, count, side, kind == "npz"), scratch / f"out-{kind}-{count}"
-    options = ["--npz"] if kind == "to_npz" else []
+    options = ["--batch-size", str(batch_size), *(["--npz"] if kind == "to_npz" else [])]
     command = [
         sys.executable,
         "-m",

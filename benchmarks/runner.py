@@ -80,7 +80,8 @@ def run_bench(
     scene.check_files()
     if quick:
         budget_min = QUICK_MINUTES
-    order = in_order(scene.experiment, methods or list(rows_of(scene.experiment)), rival_budget)
+    wanted = methods or list(rows_of(scene.experiment))
+    order = in_order(scene.experiment, wanted, rival_budget, own_budget=budget_min is None)
     home = cells_home(scene, runs)
     for seed in seeds:
         for method in order:
@@ -107,8 +108,8 @@ def measure(scene: Scene, method: str, seed: int, cell: Path, quiet: bool, budge
         run_cell_apart([*what, *(["quick"] if scene.quick else [])], cell, wanted, quiet)
 
 
-def in_order(experiment: Experiment, methods: list[str], factor: float = 1.0) -> list[str]:
-    """The rows to run, each after what it builds on: what it needs, and the rows whose time it gets.
+def in_order(experiment: Experiment, methods: list[str], factor: float = 1.0, own_budget: bool = True) -> list[str]:
+    """The rows to run, each after what it needs and, with `own_budget`, after the rows whose time it gets.
 
     With a `factor`, each rival also runs as a row of its own with so many times the equal budget.
     """
@@ -116,7 +117,7 @@ def in_order(experiment: Experiment, methods: list[str], factor: float = 1.0) ->
 
     def add(method: str) -> None:
         row = find_row(experiment, method)
-        for before in (*row.needs, *row.budget_of):
+        for before in (*row.needs, *(row.budget_of if own_budget else ())):
             add(before)
         if method not in order:
             order.append(method)

@@ -49,16 +49,17 @@ def launch(processes: int) -> list[str]:
     """The beginning of a command line that runs namap in so many processes."""
     if processes == 1:
         return [sys.executable, "-m", "namap"]
-    how = ["--cpu", "--num_processes", str(processes), "--num_machines", "1", "--mixed_precision", "no"]
+    # accelerate's --cpu alone starts one process; --multi_gpu starts as many as it is told, GPUs or not.
+    how = ["--multi_gpu", "--num_processes", str(processes), "--num_machines", "1", "--mixed_precision", "no"]
     accelerate = [sys.executable, "-m", "accelerate.commands.launch", *how, "--dynamo_backend", "no"]
-    return [*accelerate, "--num_cpu_threads_per_process", "1", "-m", "namap"]
+    return [*accelerate, "--num_cpu_threads_per_process", "1", "--main_process_port", "0", "-m", "namap"]
 
 
 def measure_fit(generator: Path, loss: str, processes: int, images: int, scratch: Path) -> float:
     """Images/s of `namap fit`, its start and end left out."""
     outdir = scratch / f"fit-{loss}-{processes}"
     data = ["--generator", str(generator), "--data", "embedded:handwriting/train", "--outdir", str(outdir)]
-    run(*launch(processes), "fit", *data, "--loss", loss, "--images", str(images), "--quiet")
+    run(*launch(processes), "fit", *data, "--loss", loss, "--images", str(images), "--device", "cpu", "--quiet")
     rows = [json.loads(line) for line in (outdir / "metrics.jsonl").read_text().splitlines()]
     return (rows[-1]["images"] - rows[0]["images"]) / (rows[-1]["seconds"] - rows[0]["seconds"])
 
@@ -161,8 +162,10 @@ def codes_part() -> list[str]:
     return [
         f"A code of NAM with its two Adam moments takes 3 × 4 bytes × {LATENT} = {row:,} bytes. 10⁹ queries: "
         f"{total / 1e12:.1f} TB, which is {hosts} hosts of {HOST_GB} GB that give three quarters to the table: "
-        f"{QUERIES / hosts / 1e6:.0f} million codes each. Codes stay with the process that reads their queries; a "
-        "step touches the rows of its batch alone, and none crosses the network until the table is saved."
+        f"{QUERIES / hosts / 1e6:.0f} million codes each. A row and its moments stay with one process; of a batch, "
+        f"codes and gradients are summed over all, 2 × 4 bytes × {LATENT} = {8 * LATENT:,} for each image. At first "
+        "and for a checkpoint every process holds the whole table: that is the limit today, not the step, at "
+        f"{int(0.75 * HOST_GB * 1e9) // row / 1e6:.0f} million queries on such hosts."
     ]
 
 

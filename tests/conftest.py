@@ -2,6 +2,8 @@
 
 from jaxtyping import install_import_hook
 
+from offline import ALONE  # before torch starts its threads
+
 with install_import_hook("namap", "typecheck.check"):
     import namap.app.archives
     import namap.cli
@@ -29,7 +31,10 @@ DATA = Path(os.environ.get("NAMAP_DATA", Path(__file__).resolve().parents[2] / "
 
 @pytest.fixture(autouse=True)
 def offline(monkeypatch):
-    """No test reaches a network; loopback and local sockets stay open."""
+    """No test reaches a network; loopback and local sockets stay open.
+
+    This says so where it is tried. What a test starts is held back by `cut_off`, where that is possible.
+    """
     connect, lookup = socket.socket.connect, socket.getaddrinfo
 
     def local_connect(self, address):
@@ -44,6 +49,13 @@ def offline(monkeypatch):
 
     monkeypatch.setattr(socket.socket, "connect", local_connect)
     monkeypatch.setattr(socket, "getaddrinfo", local_lookup)
+
+
+@pytest.fixture(scope="session")
+def cut_off_for_sure() -> None:
+    """For tests of what else is started: only where the kernel holds it back."""
+    if not ALONE:
+        pytest.skip("a network of its own needs root: `make test-offline` asks for it")
 
 
 @pytest.fixture(scope="session")

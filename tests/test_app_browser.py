@@ -1,18 +1,24 @@
 """The explorer in a real browser: a query is uploaded, its analogy seen, a slider moved. Needs Chromium."""
 
+import io
 import json
 import re
 import shutil
+import threading
 
+import numpy as np
 import pytest
+from PIL import Image
 
-from namap.app import sharing
+from namap.app import sharing, views
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 if CHROMIUM is None:
     pytest.skip("no Chromium on this machine: apt-get install chromium", allow_module_level=True)
 pytest.importorskip("gradio", reason="the explorer needs pip install 'namap[app]'")
 sync_api = pytest.importorskip("playwright.sync_api", reason="driving Chromium needs pip install playwright")
+PATIENCE = 120_000  # milliseconds, for a machine that does other things besides
+sync_api.expect.set_options(timeout=PATIENCE)
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +33,7 @@ def browser():
 def page(browser, address):
     """The explorer, opened; at the end, nothing was asked of any other place."""
     page = browser.new_page(viewport={"width": 1280, "height": 900})
-    page.set_default_timeout(120_000)
+    page.set_default_timeout(PATIENCE)
     asked = []
     page.on("request", lambda request: asked.append(request.url))
     page.goto(address)
@@ -50,7 +56,7 @@ def source(page, selector) -> str | None:
 
 def status(page, text: str) -> None:
     """Wait for a text under the analogy."""
-    sync_api.expect(page.locator("#status")).to_contain_text(re.compile(text), timeout=120_000)
+    sync_api.expect(page.locator("#status")).to_contain_text(re.compile(text))
 
 
 def test_a_query_is_translated_and_walked(page, picture, tmp_path):
@@ -71,11 +77,7 @@ def test_a_query_is_translated_and_walked(page, picture, tmp_path):
     page.locator("#pinB").click()
     page.wait_for_selector("#strip img >> nth=8")
     shown = source(page, "#analogy")
-    page.locator("#keep").click()
-    with page.expect_download() as download:
-        page.locator("#files a", has_text=re.compile("B")).nth(3).click()
-    download.value.save_as(tmp_path / "view.json")
-    assert json.loads((tmp_path / "view.json").read_text())["chosen"] == 2
+    assert json.loads(kept_view(page, tmp_path))["chosen"] == 2
     page.screenshot(path=tmp_path / "page.png", full_page=True)
 
     page.reload()
@@ -85,6 +87,64 @@ def test_a_query_is_translated_and_walked(page, picture, tmp_path):
     status(page, "Solution 3 of 6.*as it was kept")
     page.wait_for_selector("#strip img >> nth=8")
     assert source(page, "#analogy") == shown and source(page, "#query")
+
+
+@pytest.fixture
+def gate(monkeypatch):
+    """Every search waits for it after twenty of its iterations."""
+    opened, solve = threading.Event(), views.solve
+
+    def waiting(*given):
+        for view, done, steps in solve(*given):
+            yield view, done, steps
+            if done == 20:
+                opened.wait(100)
+
+    monkeypatch.setattr(views, "solve", waiting)
+    yield opened
+    opened.set()
+
+
+def kept_view(page, folder) -> bytes:
+    """What Keep gives as view.json."""
+    page.locator("#keep").click()
+    with page.expect_download() as download:
+        page.locator("#files a", has_text=re.compile("B")).nth(3).click()
+    download.value.save_as(folder / "view.json")
+    return (folder / "view.json").read_bytes()
+
+
+def test_a_visitor_goes_on_while_a_query_is_refined(page, explorer, gate, tmp_path):
+    first, second = (page.get_attribute(f"#picks .thumbnail-item img >> nth={i}", "src") for i in (1, 4))
+    page.locator("#picks .thumbnail-item").nth(1).click()
+    status(page, "20 of 50 iterations")
+    shown = source(page, "#analogy")
+    page.locator("#picks .thumbnail-item").nth(4).click()  # another query, while the first is refined
+    sync_api.expect(page.locator("#analogy img")).not_to_have_attribute("src", shown)
+    status(page, "20 of 50 iterations")
+    page.locator("#solutions .thumbnail-item").nth(2).click()
+    status(page, "Solution 3 of 6 .* 20 of 50")
+    page.locator("#direction1 input[type=range]").press("ArrowRight")
+    status(page, "Solution 3 of 6, moved .* 20 of 50")
+    gate.set()
+    status(page, "Solution 3 of 6, moved .* 50 of 50")  # the looks that followed undid neither
+    assert page.input_value("#direction1 input[type=range]") == "0.1"
+    view = sharing.restore(explorer, kept_view(page, tmp_path))
+    assert (view.chosen, view.steps[0]) == (2, 0.1)
+    asked = np.array(Image.open(io.BytesIO(page.request.get(second).body())))
+    np.testing.assert_array_equal(view.query[0], asked, f"not the second query, but perhaps {first}")
+    *_, (found, _, _) = views.solve(explorer, view.model, view.query, view.settings)
+    np.testing.assert_array_equal(view.codes, found.codes)  # the newest ones
+
+
+def test_a_search_is_stopped_where_it_is(page, gate):
+    page.locator("#random").click()
+    status(page, "20 of 50 iterations")
+    page.get_by_role("button", name="Stop").click()
+    status(page, "stopped after 20 of 50 iterations")
+    gate.set()
+    sync_api.expect(page.locator("#near img")).to_have_count(14)  # what follows the end of a search
+    status(page, "stopped after 20 of 50 iterations")
 
 
 def test_queries_are_picked_and_models_chosen_and_compared(page):

@@ -158,6 +158,7 @@ def test_rows_come_after_what_they_build_on_and_rivals_may_get_more_time():
     experiment = EXPERIMENTS["street2digits"]
     assert runner.in_order(experiment, ["cyclegan-5x", "vae"]) == ["generator", "namap", "cyclegan-5x", "vae"]
     assert runner.in_order(experiment, ["cyclegan", "copy"], 5)[2:] == ["cyclegan", "cyclegan-5x", "copy"]
+    assert runner.in_order(experiment, ["cyclegan", "vae"], own_budget=False) == ["cyclegan", "generator", "vae"]
     longer = runner.find_row(experiment, "cyclegan-5x")
     assert runner.budget(longer, Path(), 0, 2.0) == 600 and longer.title.endswith("5× the time")
     with pytest.raises(UsageError, match="namap-5x: unknown"):
@@ -177,7 +178,7 @@ def test_a_rival_gets_the_seconds_of_the_generator_and_the_mapping(tmp_path):
 def test_settings_of_an_ablation():
     parse = ablation.parse_change
     assert parse("as it is:") == ("as it is", {})
-    assert parse(" two : beta=1e-2, generator.width=8 ,rates=[1, 2]")[1] == {
+    assert parse(" two : beta=0.01, generator.width=8 ,rates=[1, 2]")[1] == {
         "beta": 0.01,
         "generator.width": 8,
         "rates": [1, 2],
@@ -189,9 +190,9 @@ def test_settings_of_an_ablation():
 def test_an_ablation_changes_the_mapping_or_g_and_leaves_the_test_split_alone(tmp_path):
     scene = runner.make_scene("handwriting2print", "reference", tmp_path, quick=True)
     _, _, same = ablation.vary(scene, "as it is", {})
-    _, _, other = ablation.vary(scene, "wider", {"beta": 0.5, "generator.width": 16})
+    _, _, other = ablation.vary(scene, "wider", {"beta": "1e-2", "generator.latent_dim": 16})
     assert same.generator_cell == "generator" != other.generator_cell
-    assert other.generator.width == 16 and other.ours["beta"] == 0.5
+    assert other.generator.latent_dim == 16 and other.ours["beta"] == 0.01
     with pytest.raises(UsageError, match="did you mean 'beta'"):
         ablation.vary(scene, "wrong", {"betta": 1})
     with pytest.raises(UsageError, match="of the generator"):
@@ -254,7 +255,7 @@ def write_cars(folder):
             place = folder / side / split
             place.mkdir(parents=True)
             for i in range(4):
-                Image.fromarray(np.full((40, 60, 3), 50 * i, np.uint8)).save(place / f"{i}.png")
+                Image.fromarray(np.full((40, 60, 3), (50 * i, 9, 200), np.uint8)).save(place / f"{i}.png")
             lines = ["file,angle", *(f"{i}.png,{-90 + 60 * i}" for i in range(4))]
             (place / "angles.csv").write_text("\n".join(lines) + "\n")
 

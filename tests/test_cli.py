@@ -77,6 +77,15 @@ def test_help_is_guessable_and_every_verb_shows_an_example(namap):
         assert ("--quiet" in text) == (verb not in AT_ONCE), "a second's work shows no progress"
 
 
+def test_verbs_stand_in_the_order_in_which_one_meets_them(namap):
+    _, out, _ = namap("--help")
+    places = [out.index(f"│ {verb} ") for verb in ("demo", "train-generator", "fit", "translate", "report", "export")]
+    assert places == sorted(places)
+    assert "Further" not in out, "a verb is in no panel"
+    code, out, _ = namap("--version")
+    assert (code, out.split()[0]) == (0, "namap")
+
+
 def test_final_weights_lie_outside_checkpoints(models):
     for run in ("g", "m"):
         assert (models / run / "final" / "model.safetensors").is_file()

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
-from namap.data import ImageDomain, UnreadableImage, load_domain, read_image, room
+from namap.data import ImageDomain, UnreadableImage, load_domain, open_queries, read_image, room
+from namap.data.batches import never
 from namap.data.coverage import compare_coverage, shrink
 from namap.data.domain import unique_names
 from namap.errors import DataError, StorageError
@@ -139,6 +140,21 @@ def test_missing_and_empty_folders(tmp_path):
         load_domain(tmp_path / "nothing")
     with pytest.raises(DataError, match="no images"):
         load_domain(tmp_path)
+
+
+def test_one_picture_is_a_source(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8)
+    for name, values in (("a.png", pixels), ("b.png", pixels[..., 0])):
+        Image.fromarray(values).save(tmp_path / name)
+    colour, grey = (load_domain(tmp_path / name, 16) for name in ("a.png", "b.png"))
+    assert (colour.images.shape, grey.images.shape) == ((1, 3, 16, 16), (1, 1, 16, 16))
+    np.testing.assert_array_equal(colour.images[0], load_domain(tmp_path, 16).images[0])
+    assert colour.names == ["a"] and load_domain(tmp_path / "b.png", 16, 3).channels == 3
+    (batch,) = open_queries(tmp_path / "a.png", 16, 3).read(8, never)
+    assert batch.names == ["a"] and (batch.images == colour.images).all()
+    (tmp_path / "note.txt").write_text("no picture")
+    with pytest.raises(DataError, match=r"note\.txt: is not a png.*another picture"):
+        load_domain(tmp_path / "note.txt")
 
 
 def test_subfolders_give_labels(tmp_path):

@@ -34,6 +34,7 @@ def brief(monkeypatch):
     monkeypatch.setattr(speed, "WARM", 0)
     monkeypatch.setattr(speed, "LEAST", 1)
     monkeypatch.setattr(speed, "SECONDS", 0.0)
+    monkeypatch.setattr(speed, "IMAGES", 8)
     monkeypatch.setattr(speed, "STEPS", 4)
 
 

@@ -49,6 +49,11 @@ def test_every_argument_of_a_public_call_is_described(name, call):
     assert not missing
 
 
+def test_every_public_name_has_its_place_on_the_page_of_python():
+    page = (ROOT / "docs" / "api.md").read_text()
+    assert [name for name in namap.__all__ if f"::: namap.{name}\n" not in page] == []
+
+
 @pytest.mark.slow
 def test_the_tutorial_runs_as_a_notebook(monkeypatch, tmp_path):
     """Every cell, in a kernel of its own, on a five-hundredth of the training."""

@@ -19,6 +19,7 @@ from namap.errors import StorageError, UsageError
 from namap.export import BATCHES, export_mapping
 from namap.generators import DCGAN, FaceSimulator, freeze, load_generator, wrap_generator
 from namap.mapping import AENAM, NAM, VAENAM, Mapping
+from namap.tensors import from_numpy
 from test_cli import call
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -64,7 +65,7 @@ def test_the_example_translates_without_torch(saved, monkeypatch, capsys, tmp_pa
     assert code == 0, err
     about = json.loads(out)
     assert about["difference"] <= 1e-4
-    assert (about["size"], about["channels"], about["query_scale"]) == (32, 3, 0.8)
+    assert (about["size"], about["channels"], about["part"]) == (32, 3, "analogy")
     assert b"/src/" not in file.read_bytes(), "directories of this machine are in the file"
     alone = (
         "import runpy, sys; sys.modules.update(torch=None, torchvision=None, namap=None); "
@@ -89,7 +90,9 @@ def test_both_parts_give_what_the_mapping_gives_for_any_batch(saved, colours, tm
     x = torch.rand(7, 1, 32, 32) * 2 - 1
     assert 7 not in BATCHES
     with torch.no_grad():
-        mu = mapping.codes.distribution(y)[0]
+        levels = ((y + 1) * 127.5).round().byte().numpy()
+        y = from_numpy(levels)
+        mu = mapping.codes.distribution(from_numpy(mapping.prepare_queries(ImageDomain.from_array(levels)).images))[0]
         expected = {"analogy": (y, mapping.generator(mu)), "mapper": (x, mapping.map_forward(x))}
     if kind == "onnx":
         del expected["analogy"]  # is what the example runs
@@ -100,16 +103,18 @@ def test_both_parts_give_what_the_mapping_gives_for_any_batch(saved, colours, tm
             found = torch.from_numpy(onnxruntime.InferenceSession(file).run(None, {"images": images.numpy()})[0])
         else:
             found = torch.export.load(file).module()(images)
-        torch.testing.assert_close(found, answer, atol=1e-4, rtol=0)
+        # Shrinking may round a pixel of a query to the grey level beside it, which moves an answer by less than one.
+        torch.testing.assert_close(found, answer, atol=1e-4 if part == "mapper" else 4e-3, rtol=0)
 
 
 def test_nam_has_no_encoder_and_its_mapper_is_exported(colours, monkeypatch, capsys, tmp_path, generator):
     NAM(generator, **SMALL).fit(colours, quiet=True).save_pretrained(tmp_path / "nam")
-    code, _, err = call(monkeypatch, capsys, "export", tmp_path / "nam", "-o", tmp_path / "a.pt2")
+    code, _, err = call(monkeypatch, capsys, "export", tmp_path / "nam", "-o", tmp_path / "a.pt2", "--part", "analogy")
     assert (code, "namap distil" in err, len(err.splitlines())) == (2, True, 1)
-    code, out, err = call(monkeypatch, capsys, "export", tmp_path / "nam", "-o", tmp_path / "t.pt2", "--part", "mapper")
+    code, out, err = call(monkeypatch, capsys, "export", tmp_path / "nam", "-o", tmp_path / "t.pt2")
     assert code == 0, err
-    assert "differs from PyTorch by at most" in out
+    assert out.startswith("mapper in ") and "differs from PyTorch by at most" in out
+    assert "NAM has no encoder, so this is T" in err
 
 
 class Rings(nn.Module):

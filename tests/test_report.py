@@ -15,7 +15,7 @@ from namap.evaluation import train_classifier
 from namap.generators import FaceSimulator, train_generator
 from namap.generators.families import dcgan
 from namap.mapping import AENAM, NAM, VAENAM, WAENAM
-from namap.report import report_runs
+from namap.report import charts, report_runs
 from namap.report.page import LARGEST, image_grid, tile
 
 CHROMIUM = Path("/usr/bin/chromium")
@@ -144,6 +144,14 @@ def test_the_verb_prints_json_and_escapes_names(work, monkeypatch, capsys):
     html = (work / "r.html").read_text()
     assert "&lt;b&gt;$x_{1}$ &amp; co" in html
     assert "<b>$x" not in html
+
+
+def test_a_number_that_never_changed_is_said_in_words():
+    log = [{"step": i, "images": 100 * i, "seconds": i, "loss": 1 / i, "copies": 0.0} for i in (1, 2, 3)]
+    chart = charts.curves([("a", log)])
+    assert chart.caption == "The same all along: copies 0."
+    assert "loss" in chart.svg and "copies" not in chart.svg
+    assert "copies" in charts.curves([("a", log[:1])]).svg, "one row says nothing of change"
 
 
 def test_small_images_are_enlarged_by_a_whole_factor_and_large_ones_reduced():

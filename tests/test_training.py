@@ -107,6 +107,7 @@ def test_every_epoch_sees_every_image_once():
     assert list(batch_index(3, 8, 0, 1)) == list(np.concatenate([batch_index(3, 1, 0, s) for s in range(8, 16)]))
 
 
+@pytest.mark.faults
 def test_the_result_is_a_function_of_the_seed(domain):
     a, b, c = Autoencoder(), Autoencoder(), Autoencoder()
     train(a, domain, run())

@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from safetensors.torch import save
 from scipy import ndimage
 
-from namap.checkpoint import storage_errors, write_file
 from namap.errors import DataError
+from namap.files import storage_errors, write_file
 from namap.networks import VGGFeatures
 from namap.networks.vgg import BLOCK_ENDS, IMAGENET_STD
 

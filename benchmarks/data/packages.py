@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from namap.checkpoint import atomic_file, storage_errors
 from namap.console import end
 from namap.errors import DataError, NamapError
+from namap.files import atomic_file, storage_errors
 
 COMMANDS = {  # kind of a package: what fetches it into the current directory
     "deb": ["apt-get", "download"],

@@ -1,6 +1,8 @@
 """The model card of a mapping: what it does, of which data, how well, under which licence, how to use it."""
 
+import json
 import re
+import shlex
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, runtime_checkable
@@ -17,7 +19,7 @@ from torchvision.utils import make_grid
 from . import checkpoint
 from .analogies import Analogies
 from .data import ImageDomain
-from .errors import UsageError
+from .errors import UsageError, one_line
 from .files import storage_errors
 from .generators import Generator, WarpedGenerator
 from .pictures import to_picture
@@ -100,7 +102,7 @@ def write_card(
     """
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.-]*", license):
         raise UsageError(f"--license {license}: use an identifier such as apache-2.0, mit, cc-by-4.0 or other")
-    x, y = " ".join(x.split()), " ".join(y.split())
+    x, y = _words(x), _words(y)
     picture, caption, loss = draw(mapping, data)
     measured = [*loss, *measured_numbers(run)]
     known = license not in ("unknown", "other")
@@ -177,7 +179,7 @@ def domain_rows(mapping: Fitted, x: str, y: str, data: Any) -> list[tuple[str, s
     rows = [("X, of the analogies", x), ("generator of X", f"{inner.config['kind']}, {shape}")]
     rows += [("Y, of the queries", f"{y}; {colours[mapping.channels]}")]
     if mapping.data:
-        rows.append(("queries of the fit", f"fingerprint `{mapping.data}`"))
+        rows.append(("queries of the fit", f"fingerprint `{_words(str(mapping.data))}`"))
     if data is not None:
         rows.append(("queries of this card", _name(data.source if isinstance(data, ImageDomain) else str(data))))
     return rows
@@ -185,7 +187,13 @@ def domain_rows(mapping: Fitted, x: str, y: str, data: Any) -> list[tuple[str, s
 
 def _name(source: str) -> str:
     """A source of data without the directory it lies in: that is nobody's business."""
-    return source if source.startswith(("embedded:", "torchvision:")) else Path(source).name
+    return source if source.startswith(("embedded:", "torchvision:")) else _words(Path(source).name)
+
+
+def _words(text: str) -> str:
+    """Text that means nothing in Markdown, HTML or a table: names of files and values may be a stranger's."""
+    line = one_line(" ".join(text.split()))
+    return " ".join(re.sub(r"[`|<>\[\]\\]", " ", line).split())
 
 
 def bring_generator(mapping: Fitted) -> dict[str, str]:
@@ -196,11 +204,11 @@ def bring_generator(mapping: Fitted) -> dict[str, str]:
         return {"option": "", "argument": "", "bring": ""}
     spec = (config.get("source") or {}).get("spec")
     sums = sorted((config.get("source") or {}).get("sha256", {}).values())
-    name = "GENERATOR" if spec is None else re.sub("(^|:)/.*/", r"\1", spec)
-    what = f"`{name}`" + (f" (sha256 `{'`, `'.join(sums)}`)" if sums else "")
+    name = _words("GENERATOR" if spec is None else re.sub("(^|:)/.*/", r"\1", spec))
+    what = f"`{name}`" + (f" (sha256 `{'`, `'.join(map(_words, sums))}`)" if sums else "")
     return {
-        "option": f" --generator {name}",
-        "argument": f', generator="{name}"',
+        "option": f" --generator {shlex.quote(name)}",
+        "argument": f", generator={json.dumps(name)}",
         "bring": f"The generator is not in this repository. Bring the one of the fit: {what}.",
     }
 
@@ -211,8 +219,8 @@ def measured_numbers(run: Path | None) -> list[tuple[str, str]]:
     for home in () if run is None else (run, run.parent) if run.name == "final" else (run,):
         for path in (home / name for name in EVALUATIONS):
             found = checkpoint.read_json(path) if path.is_file() else {}
-            numbers = {k: v for k, v in found.items() if isinstance(v, (int, float)) and not isinstance(v, bool)}
-            rows += [(key.replace("_", " "), f"{value:.4g}") for key, value in numbers.items()]
+            numbers = {k: v for k, v in found.items() if type(v) in (int, float) and abs(v) < 1e300}
+            rows += [(_words(key.replace("_", " ")), f"{value:.4g}") for key, value in numbers.items()]
         log = read_log(home)
         rows += [(label, f"{log[-1][key]:.6g}") for key, label in COUNTED.items() if log and key in log[-1]]
     return rows

@@ -24,6 +24,8 @@ from .files import beside, storage_errors, write_file
 MANIFEST = "manifest.json"
 TENSORS = "model.safetensors"
 CONFIG = "config.json"
+MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # what Adam keeps of a parameter
+MAX_JSON = 16_000_000  # bytes; what namap writes takes some kilobytes
 
 
 @contextmanager
@@ -31,9 +33,14 @@ def atomic_directory(target: Path) -> Iterator[Path]:
     """Yield a scratch directory that becomes `target`, with its manifest, when the block ends without error.
 
     Raises:
-        StorageError: the disk is full or the place cannot be written; `target` is then as it was.
+        StorageError: the disk is full or the place cannot be written, or `target` holds what namap did not save; it is
+            then as it was.
     """
     with storage_errors(target):
+        if not _replaceable(target):
+            raise StorageError(
+                f"{target}: holds files that namap did not save, and would be replaced; use another place"
+            )
         target.parent.mkdir(parents=True, exist_ok=True)
         scratch, old = beside(target), beside(target)
         try:  # before anything exists: a signal may raise between any two lines
@@ -41,7 +48,7 @@ def atomic_directory(target: Path) -> Iterator[Path]:
             yield scratch
             sums = {p.name: file_sha256(p) for p in sorted(scratch.iterdir())}
             write_json(scratch / MANIFEST, {"sha256": sums})
-            for path in scratch.iterdir():
+            for path in (*scratch.iterdir(), scratch):
                 _flush(path)
             if target.exists():
                 target.rename(old)
@@ -54,6 +61,13 @@ def atomic_directory(target: Path) -> Iterator[Path]:
                 shutil.rmtree(path, ignore_errors=True)
 
 
+def _replaceable(target: Path) -> bool:
+    """Whether nobody loses anything when `target` is replaced: it is absent, empty, or was saved by namap."""
+    if not target.exists() and not target.is_symlink():
+        return True
+    return target.is_dir() and not target.is_symlink() and ((target / MANIFEST).is_file() or not any(target.iterdir()))
+
+
 def save_directory(target: Path, tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
     """Write `model.safetensors` and `config.json` atomically."""
     with atomic_directory(target) as scratch:
@@ -64,6 +78,8 @@ def save_directory(target: Path, tensors: Mapping[str, Tensor], config: Mapping[
         except SafetensorError as error:  # its way to say that the disk is full
             raise StorageError(f"{target}: cannot be written ({error})") from None
         write_json(scratch / CONFIG, config)
+        # safetensors lets none but the owner read what it writes; the other files say what is usual here.
+        (scratch / TENSORS).chmod((scratch / CONFIG).stat().st_mode)
 
 
 def load_directory(source: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -75,7 +91,7 @@ def load_directory(source: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     verify(source)
     try:
         return load_file(source / TENSORS), read_json(source / CONFIG)
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, TypeError, ValueError, RuntimeError) as error:  # a stranger's types and shapes
         raise StorageError(f"{source / TENSORS}: not a safetensors file ({error})") from None
 
 
@@ -85,7 +101,7 @@ def verify(source: Path) -> None:
     Raises:
         StorageError: names the file that is missing, no plain file, or changed.
     """
-    if not (source / MANIFEST).is_file():
+    if not _plain(source / MANIFEST):
         pickles = sorted(p.name for p in source.glob("*") if p.suffix in (".pt", ".pth", ".pkl", ".bin", ".ckpt"))
         hint = f"; {pickles[0]} is a pickle, which namap never loads" if pickles else ""
         raise StorageError(f"{source}: not a directory that namap saved (no {MANIFEST}){hint}")
@@ -106,9 +122,7 @@ def _plain(path: Path) -> bool:
         return path.is_file()
     snapshots = path.parent.parent
     target = path.resolve()
-    return (
-        snapshots.name == "snapshots" and target.parent == (snapshots.parent / "blobs").resolve() and target.is_file()
-    )
+    return snapshots.name == "snapshots" and target.parent == snapshots.parent.resolve() / "blobs" and target.is_file()
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -123,6 +137,8 @@ def read_json(path: Path) -> dict[str, Any]:
         StorageError: unreadable or not an object.
     """
     try:
+        if path.stat().st_size > MAX_JSON:
+            raise ValueError(f"over {MAX_JSON // 10**6} MB")
         value = json.loads(path.read_text())
     except (OSError, ValueError, RecursionError) as error:
         raise StorageError(f"{path}: not readable JSON ({error})") from None
@@ -174,19 +190,28 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     return {f"{i}.{key}": torch.as_tensor(value) for i, row in state.items() for key, value in row.items()}
 
 
-def load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+def load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], where: str | Path) -> None:
     """Put back what `optimizer_tensors` took.
 
     Moments take the strides of their parameter: a fused optimizer walks through memory, and would pair the numbers of
     a channels-last weight with the wrong moments.
+
+    Raises:
+        StorageError: names the first tensor that this optimizer does not have, or that has another shape there.
     """
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    shapes = {
+        f"{i}.{key}": torch.Size() if key == "step" else p.shape for i, p in enumerate(parameters) for key in MOMENTS
+    }
     state: dict[int, dict[str, Any]] = {}
     for name, value in tensors.items():
         index, _, key = name.partition(".")
+        odd = key == "step" and not torch.isfinite(value).all()
+        if odd or shapes.get(name) != value.shape or any(f"{index}.{other}" not in tensors for other in MOMENTS):
+            raise StorageError(f"{where}: tensor {name} of an optimizer does not fit this run")
         row = state.setdefault(int(index), {})
         if key == "step":
-            row[key] = int(value) if isinstance(optimizer, torch.optim.SparseAdam) else value
+            row[key] = int(value) if isinstance(optimizer, torch.optim.SparseAdam) else value.float()
         else:
             row[key] = torch.empty_like(parameters[int(index)]).copy_(value)
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})

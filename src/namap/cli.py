@@ -12,7 +12,7 @@ from .cli_bench import bench
 from .cli_match import match
 from .cli_translate import translate
 from .console import clear, end, keep_freed_memory, leave, parse_range, parse_seeds, read_settings, say, take_part
-from .errors import DataError, Interrupted, NamapError, StorageError, UsageError
+from .errors import DataError, Interrupted, NamapError, StorageError, UsageError, one_line
 from .options import (
     AsJson,
     Debug,
@@ -34,6 +34,7 @@ from .options import (
     TrustPickle,
     VGGInput,
     VGGWeights,
+    arrange,
     example,
 )
 
@@ -44,8 +45,26 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
-    help="Map images of one domain onto another without pairs and without adversarial training of the mapping.",
 )
+
+
+def _version(wanted: bool) -> bool:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"namap {version('namap')}")
+        raise typer.Exit
+    return wanted
+
+
+@app.callback()
+def overview(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_version, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Map images of one domain onto another without pairs and without adversarial training of the mapping."""
+
 
 train_example = example("namap train-generator --data photos/ --outdir runs/g --latent-dim 100")
 app.command("train-generator", epilog=train_example)(cli_generators.train_generator)
@@ -239,7 +258,7 @@ def check_data(
         domain = load_domain(src, size, quiet=quiet)
     except DataError as error:
         for path, reason in error.skipped:
-            typer.echo(f"unreadable {path}: {reason}", err=as_json)
+            typer.echo(one_line(f"unreadable {path}: {reason}"), err=as_json)
         raise
     advice = inspect_domain(domain)
     extent, cover, _ = measure_coverage(domain.images[:512])
@@ -262,7 +281,7 @@ def check_data(
                 f"{len(domain)} images of {domain.size}x{domain.size}, {domain.channels} channel(s)",
                 f"labels: {'none' if classes is None else classes}",
                 f"content: extent {extent:.2f} of the side, covers {cover:.0%} of an image",
-                *(f"skipped {path}: {reason}" for path, reason in domain.skipped),
+                *(one_line(f"skipped {path}: {reason}") for path, reason in domain.skipped),
                 *(f"! {what}\n  → {remedy}" for what, remedy in advice),
                 "" if advice else "nothing to mend",
             ]
@@ -306,6 +325,9 @@ def report(
     options |= {"generator": generator, "trust_pickle": trust_pickle}
     found = report_runs(runs, output, data, classifier, solutions, queries, quiet, **options)
     say(found, as_json, f"report in {output}")
+
+
+arrange(app)
 
 
 def main() -> None:

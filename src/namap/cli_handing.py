@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from .console import clear, read_settings, say
-from .errors import UsageError
+from .errors import UsageError, warn
 from .options import (
     AsJson,
     Debug,
@@ -80,8 +80,9 @@ def export(
         Literal["onnx", "pt2"] | None, typer.Option("--format", help="Default: as the file's suffix says.")
     ] = None,
     part: Annotated[
-        Literal["analogy", "mapper"], typer.Option(help="analogy: queries to analogies, G(E(y)); mapper: T, X to Y.")
-    ] = "analogy",
+        Literal["analogy", "mapper"] | None,
+        typer.Option(help="analogy: queries to analogies, G(E(y)); mapper: T, X to Y, all that a NAM has."),
+    ] = None,
     verify: Annotated[bool, typer.Option(help="Run the file on two batch sizes, and compare with PyTorch.")] = True,
     generator: GivenSpec = None,
     as_json: AsJson = False,
@@ -93,9 +94,11 @@ def export(
 
     mapping = Mapping.from_pretrained(model, generator, device="cpu", precision="fp32")
     found = export_mapping(mapping, output, part, format_, verify)
+    if part is None and found["part"] == "mapper":
+        warn(f"NAM has no encoder, so this is T, from X to Y; for analogies: namap distil {model} --data … --outdir …")
     checked = f"; differs from PyTorch by at most {found['difference']:.0e}" if verify else "; not verified"
     shape = f"{found['channels']}x{found['size']}x{found['size']}"
-    say(found, as_json, f"{part} in {output}, of images {shape}{checked}")
+    say(found, as_json, f"{found['part']} in {output}, of images {shape}{checked}")
 
 
 def distil(

@@ -49,8 +49,7 @@ def explore(
 
     Diversity is measured by VGG features where --vgg-weights are given, else in pixels.
     """
-    from .data import ImageDomain, load_domain
-    from .data.images import read_image
+    from .data import load_domain
     from .exploring import explore as walk
     from .exploring import one_query, save_exploration
     from .mapping import Mapping
@@ -59,11 +58,7 @@ def explore(
 
     options = {"vgg_weights": vgg_weights, "vgg_input": vgg_input, "device": device, "precision": precision}
     mapping = Mapping.from_pretrained(model, generator, trust_pickle, **options)
-    size, channels = mapping.image_size, mapping.channels
-    if Path(query).is_file():
-        domain = ImageDomain.from_array(read_image(query, channels, size)[None])
-    else:
-        domain = load_domain(query, size, channels, quiet)
+    domain = load_domain(query, mapping.image_size, mapping.channels, quiet)
     features = None if vgg_weights is None else place(VGGFeatures(vgg_weights, 3, vgg_input), mapping.device)
     found = walk(mapping, one_query(domain, index), solutions, directions, seed, temperature, features, quiet)
     save_exploration(found, outdir)

@@ -3,7 +3,6 @@
 import ctypes
 import json
 import os
-import shutil
 import socket
 import sys
 import traceback
@@ -12,7 +11,8 @@ from typing import Any, Never
 
 import typer
 
-from .errors import NamapError, UsageError
+from .errors import NamapError, UsageError, one_line
+from .files import remove
 from .launch import launched, place
 
 PLACES = ("generator", "data", "outdir")  # printed by --dry-run beside the settings; given as flags
@@ -32,7 +32,7 @@ def read_settings(config: Path | None, pairs: list[str], **flags: Any) -> dict[s
     if config is not None:
         try:
             settings = yaml.safe_load(config.read_text()) or {}
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
             raise UsageError(f"--config {config}: not readable YAML ({str(error).splitlines()[0]})") from None
         if not isinstance(settings, dict):
             raise UsageError(f"--config {config}: expected `key: value` lines")
@@ -43,7 +43,7 @@ def read_settings(config: Path | None, pairs: list[str], **flags: Any) -> dict[s
             raise UsageError(f"--set {pair!r}: expected KEY=VALUE")
         try:
             settings[key.replace("-", "_")] = yaml.safe_load(value)
-        except yaml.YAMLError:
+        except (ValueError, RecursionError, yaml.YAMLError):
             raise UsageError(f"--set {pair!r}: {value!r} is not a value") from None
     return {**settings, **{k: v for k, v in flags.items() if v is not None}}
 
@@ -65,7 +65,7 @@ def clear(outdir: Path, overwrite: bool) -> None:
         raise UsageError(f"--overwrite: {outdir} does not look like a run of namap; delete it yourself")
     with hold(outdir):
         for path in [p for pattern in LEFT_BY_RUNS for p in outdir.glob(pattern)]:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+            remove(path)
 
 
 def parse_seeds(text: str) -> list[int]:
@@ -87,8 +87,9 @@ def parse_range(text: str) -> tuple[float, float]:
 
 def say(result: dict[str, Any], as_json: bool = True, text: str = "") -> None:
     """Print a result, for people or for programs; of several processes, the first does."""
+    lines = [one_line(line) for line in text.split("\n")]
     if place() == 0:
-        typer.echo(json.dumps(result, indent=2, default=str) if as_json else text)
+        typer.echo(json.dumps(result, indent=2, default=str) if as_json else "\n".join(lines))
 
 
 def keep_freed_memory() -> None:

@@ -16,7 +16,12 @@ from typing import Any
 from .errors import StorageError, UsageError
 
 NEEDED = {"torch": (2, 10), "torchvision": (0, 25), "numpy": (1, 26), "safetensors": (0, 5), "huggingface_hub": (0, 30)}
-EXTRAS = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "diffusers": ("diffusers",), "ray": ("ray", "pyarrow")}
+EXTRAS = {
+    "app": ("gradio",),
+    "onnx": ("onnx", "onnxscript", "onnxruntime"),
+    "diffusers": ("diffusers",),
+    "ray": ("ray", "pyarrow"),
+}
 LITTLE = 2**30  # bytes of free disk under which a run is likely to stop
 VGG_FILE = "vgg16-397923af.pth"  # torchvision's name for VGG-16's ImageNet weights
 

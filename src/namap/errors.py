@@ -13,6 +13,9 @@ class NamapError(Exception):
 
     exit_code = 1
 
+    def __str__(self) -> str:
+        return one_line(super().__str__())
+
 
 class UsageError(NamapError):
     """A wrong argument, configuration key, or a generator that does not fit."""
@@ -63,4 +66,13 @@ def warn(text: str) -> None:
     Of several processes, the first on a machine says it.
     """
     if place_here() == 0:
-        tqdm.write(f"warning: {text}", file=sys.stderr)
+        tqdm.write(f"warning: {one_line(text)}", file=sys.stderr)
+
+
+def one_line(text: str) -> str:
+    r"""Text with what a terminal would obey, or cannot show, spelled out: names of files come from strangers.
+
+    >>> one_line("a\nb\x1b[2J\udcff")
+    'a\\nb\\x1b[2J\\udcff'
+    """
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

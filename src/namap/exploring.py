@@ -68,7 +68,7 @@ class Exploration:
 @torch.no_grad()
 def explore(
     mapping: Mapping,
-    query: ImageDomain,
+    query: str | Path | ImageDomain,
     solutions: int = 8,
     directions: int = 4,
     seed: int | torch.Generator = 0,
@@ -83,7 +83,7 @@ def explore(
 
     Args:
         mapping: fitted with `vae` or `nam`; the other methods have one solution.
-        query: a domain of one image.
+        query: whatever `load_domain` reads, of one image; `one_query` takes one out of many.
         solutions: k, at least 2.
         directions: m.
         seed: of samples and starts, as in `Mapping.translate`.
@@ -97,9 +97,9 @@ def explore(
     Raises:
         UsageError: a method with one solution, or more than one query.
     """
-    if len(query) != 1 or solutions < 2:
-        raise UsageError(f"explore: needs one query and at least 2 solutions, found {len(query)} and {solutions}")
     domain = mapping.prepare_queries(query)
+    if len(domain) != 1 or solutions < 2:
+        raise UsageError(f"explore: needs one query and at least 2 solutions, found {len(domain)} and {solutions}")
     _, found, _ = mapping.solve(domain.images, solutions, None, as_seed(seed), temperature, quiet)
     codes = torch.from_numpy(found[0]).to(mapping.device)
     y = from_numpy(domain.images, mapping.device)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .codes import QueryTable
+from .data.coverage import shrinking
 from .errors import StorageError, UsageError
 from .files import atomic_file, storage_errors
 from .fitting import map_x
@@ -25,7 +26,12 @@ TRACED = 3
 
 
 class AnalogyPart(nn.Module):
-    """y to G(E(y)): queries to their analogies, in one pass; of a VAE-NAM, those of the mean."""
+    """y to G(E(y)): queries to their analogies, in one pass; of a VAE-NAM, those of the mean.
+
+    Queries are shrunk here as `Mapping.translate` shrinks them, to whole grey levels.
+    """
+
+    shrinking: Tensor | None
 
     def __init__(self, mapping: Mapping):
         super().__init__()
@@ -34,9 +40,14 @@ class AnalogyPart(nn.Module):
         self.encoder: nn.Module = codes.encoder
         self.generator = mapping.generator
         self.latent_dim = mapping.latent_dim
+        scale = mapping.recipe.query_scale
+        self.register_buffer("shrinking", None if scale == 1 else shrinking(mapping.image_size, scale))
 
     def forward(self, images: Images) -> XImages:
         """`[b c h w]` in [-1, 1] to `[b c h w]` in [-1, 1]."""
+        if self.shrinking is not None:
+            small = self.shrinking @ images @ self.shrinking.T
+            images = ((small + 1) * 127.5).round().clamp(0, 255) / 127.5 - 1
         codes = self.encoder(images)[:, : self.latent_dim]
         return self.generator.picture(codes).clamp(-1, 1)
 
@@ -56,34 +67,41 @@ class MapperPart(nn.Module):
 
 
 def export_mapping(
-    mapping: Mapping, output: str | Path, part: Part = "analogy", format: Format | None = None, verify: bool = True
+    mapping: Mapping,
+    output: str | Path,
+    part: Part | None = None,
+    format: Format | None = None,
+    verify: bool = True,
 ) -> dict[str, Any]:
     """Write one part of a mapping as a file that runs without namap, in fp32, for batches of any size.
 
     The file maps one input, `images`, float32 `[b c h w]` in [-1, 1], to one output of the same kind. An ONNX file
-    carries in its metadata what its user must know: `size`, `channels`, `query_scale`, `part`.
+    carries in its metadata, as `namap.size` and so on, what its user must know: `size`, `channels`, `part`.
 
     Args:
         mapping: fitted.
         output: the file; written whole or not at all, after it was verified.
-        part: `analogy`, queries to their analogies, G(E(y)); or `mapper`, T: X to Y.
+        part: `analogy`, queries to their analogies, G(E(y)); or `mapper`, T: X to Y. None: `analogy`, or of a NAM,
+            which has no encoder, `mapper`.
         format: `onnx` or `pt2` (torch.export); None: as the suffix of `output` says.
         verify: run it in onnxruntime, or by `torch.export.load`, on two sizes of a batch, and compare.
 
     Returns:
-        What the file is: `size`, `channels`, `query_scale`, `part`, and `difference`, the largest from PyTorch.
+        What the file is: `file`, `size`, `channels`, `part`, and `difference`, the largest from PyTorch.
 
     Raises:
-        UsageError: NAM has no encoder, the network cannot be exported, or a library is missing.
+        UsageError: the analogies of a NAM were asked for, the network cannot be exported, or a library is missing.
         StorageError: the file differs from PyTorch, or cannot be written.
     """
     output = Path(output)
     kind = format or output.suffix.removeprefix(".")
     if kind not in get_args(Format):
         raise UsageError(f"export {output}: the suffix says no format; use .onnx or .pt2, or --format")
+    alone = isinstance(mapping.fitted_codes, QueryTable)
+    part = part or ("mapper" if alone else "analogy")
     if part not in get_args(Part):
         raise UsageError(f"export: no part {part!r}; use analogy or mapper")
-    if part == "analogy" and isinstance(mapping.fitted_codes, QueryTable):
+    if part == "analogy" and alone:
         raise UsageError(
             "export: NAM has no encoder, each new query is optimised; make one with `namap distil`, "
             "or export T with --part mapper"
@@ -91,7 +109,7 @@ def export_mapping(
     mapping.to("cpu")
     module = (AnalogyPart if part == "analogy" else MapperPart)(mapping).eval()
     channels = mapping.channels if part == "analogy" else mapping.generator.channels
-    about = {"size": mapping.image_size, "channels": channels, "query_scale": mapping.recipe.query_scale, "part": part}
+    about = {"size": mapping.image_size, "channels": channels, "part": part}
     shape = (channels, mapping.image_size, mapping.image_size)
     content = (_onnx if kind == "onnx" else _program)(module, _images(TRACED, shape), about)
     result = {"file": str(output), **about}

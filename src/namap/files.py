@@ -1,6 +1,7 @@
 """Files that are whole or absent. Without torch: worker processes import this."""
 
 import errno
+import os
 import re
 import secrets
 import shutil
@@ -34,13 +35,26 @@ def write_file(target: Path, content: bytes) -> None:
     """
     with storage_errors(target), atomic_file(target) as file:
         file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def sweep(folder: Path) -> None:
     """Delete what killed processes left half-written in a folder that nobody else writes to."""
     for path in folder.glob(".*"):
         if SCRATCH.fullmatch(path.name):
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+            _delete(path)
+
+
+def remove(path: Path) -> None:
+    """Delete a file or directory, whole or, if that is interrupted, to be swept away; of a link, only the link."""
+    gone = beside(path)
+    path.rename(gone)
+    _delete(gone)
+
+
+def _delete(path: Path) -> None:
+    shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
 def beside(target: Path) -> Path:

@@ -78,7 +78,8 @@ class Grounding:
         Args:
             data: images of `origin`: whatever `load_domain` reads.
             origin: their domain.
-            to: the domain to arrive in; under an appearance-invariant loss without a strong T the result is in grey.
+            to: the domain to arrive in; without a strong T, and under the appearance-invariant loss, the result has the
+                colours of the image of X between them.
             refine: iterations of Eq. 6; None: the method's own.
             quiet: no progress bar.
 

@@ -214,8 +214,7 @@ class Mapping:
             seed: of the samples and starts: a number, or a torch.Generator, of which one number is drawn, so that the
                 next call gives other solutions. diffusers calls this argument `generator`, which here means G.
             batch_size: queries at a time; changes nothing but memory and speed.
-            temperature: factor on the noise of the samples and starts; more gives more different solutions, and more
-                that do not mean y.
+            temperature: factor on the noise of the samples and starts: more is more varied, and more often not y.
             quiet: no progress bar.
             tolerance: a query is done when ten iterations lower its objective by less than this share; 0: never early.
 
@@ -227,25 +226,22 @@ class Mapping:
             UsageError: not fitted yet, or several solutions from AE-NAM or WAE-NAM, which have one.
         """
         domain = load_domain(data, self.image_size, self.channels or None)
-        asked = (solutions, refine, seed, temperature, quiet, tolerance)
-        parts = self.translate_batches(domain.batches(batch_size), *asked)
+        asked = {"refine": refine, "temperature": temperature, "quiet": quiet, "tolerance": tolerance}
+        parts = self.translate_batches(domain.batches(batch_size), solutions, seed, **asked)
         return Analogies.joined(counted(parts, len(domain), quiet))
 
     def translate_batches(
         self,
         batches: Iterable[tuple[list[str], UInt8[np.ndarray, "b c h w"]]],
         solutions: int = 1,
-        refine: int | None = None,
         seed: int | torch.Generator = 0,
-        temperature: float = 1.0,
-        quiet: bool = True,
-        tolerance: float = 1e-3,
+        **asked: Any,
     ) -> Iterator[Analogies]:
         """Translate batches of queries one by one, however many there are: `translate` in constant memory.
 
         Args:
             batches: (names, images) each: uint8 of any side, 1 or 3 channels. `open_queries` reads folders this way.
-            solutions: as in `translate`, and so is all that follows.
+            solutions: as in `translate`, and so are `seed`, `refine`, `temperature`, `quiet` and `tolerance`.
 
         Yields:
             `Analogies` of each batch, in the order of the input.
@@ -253,7 +249,7 @@ class Mapping:
         seed = as_seed(seed)
         for names, images in batches:
             queries = self.prepare_queries(ImageDomain(images, None, names)).images
-            yield Analogies(*self.solve(queries, solutions, refine, seed, temperature, quiet, tolerance), names)
+            yield Analogies(*self.solve(queries, solutions, seed=seed, **asked), names)
 
     def solve(
         self,
@@ -273,12 +269,10 @@ class Mapping:
                 rng = random_stream(seed, device=self.device)
                 starts = self.fitted_codes.starts(y, solutions, rng, temperature)
                 spread = self.fitted_codes.spread(y) if steps else None
-            networks = (self.generator, self.mapper, self.make_reconstruction())
-            how = (steps, recipe.code_rate, recipe.beta, spread, quiet, tolerance)
-            z, losses, x = optimise_codes(*networks, y, starts, *how)
+            given = (self.generator, self.mapper, self.make_reconstruction(), y, starts)
+            z, losses, x = optimise_codes(*given, steps, recipe.code_rate, recipe.beta, spread, quiet, tolerance)
             if recipe.warp:
-                with torch.no_grad():
-                    x = self.generator.picture(z.flatten(0, 1)).unflatten(0, z.shape[:2])
+                x = self.generator.picture(z.flatten(0, 1)).unflatten(0, z.shape[:2])
         return to_uint8(x).cpu().numpy(), z.cpu().numpy(), losses.cpu().numpy()
 
     @torch.no_grad()
@@ -350,7 +344,7 @@ class Mapping:
 
     @classmethod
     def from_pretrained(
-        cls,
+        cls: type[M],
         path: str | Path,
         generator: Generator | str | Path | None = None,
         trust_pickle: bool = False,
@@ -358,8 +352,8 @@ class Mapping:
         revision: str | None = None,
         token: str | None = None,
         **options: Any,
-    ) -> "Mapping":
-        """Load a saved mapping.
+    ) -> M:
+        """Load a saved mapping: with `Mapping` of any method, with `VAENAM` and so on of that one.
 
         Args:
             path: its directory, or the output directory of `namap fit`, or `owner/name` on the hub.

@@ -95,4 +95,4 @@ def write_csv(found: Matches, of_x: list[str], of_y: list[str], path: Path) -> N
     for query, weights, (best, *others) in zip(of_y, found.weights, found.ranking.tolist(), strict=True):
         writer.writerow([query, of_x[best], f"{weights[best]:.6g}", of_x[others[0]] if others else ""])
     with atomic_file(path) as file:
-        file.write(text.getvalue().encode())
+        file.write(text.getvalue().encode(errors="surrogateescape"))  # names that are not UTF-8

@@ -296,7 +296,8 @@ def run_matching(
     of_x, of_y = load_pair(x, y, size)
     network = make_features(recipe, features, vgg_weights, vgg_input)
     home, started = Path(outdir), time.monotonic()
-    names = checkpoint.digest({"names": torch.tensor(list("\n".join([*labels(of_x), "", *labels(of_y)]).encode()))})
+    listed = "\n".join([*labels(of_x), "", *labels(of_y)]).encode(errors="surrogateescape")
+    names = checkpoint.digest({"names": torch.tensor(list(listed))})
     wanted = {
         "task": {"matching": asdict(recipe), "npz": npz},  # pyright: ignore[reportArgumentType]
         "data": {"x": of_x.fingerprint, "y": of_y.fingerprint, "names": names},

@@ -5,6 +5,8 @@ from typing import Annotated, Literal
 
 import typer
 
+RUNNING, FOREIGN = "Running", "Foreign generators and feature networks"  # panels of --help, below a verb's own options
+
 Out = Annotated[Path, typer.Option("--outdir", help="Directory of the run; the same command goes on there.")]
 Source = Annotated[
     str,
@@ -20,11 +22,11 @@ QueriesOfFit = Annotated[
     ),
 ]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Decides initialisation, data order and noise.")]
-Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda[:n].")]
-Precision = Annotated[str, typer.Option("--precision", help="auto, fp32 or bf16.")]
-Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bars.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
-Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda[:n].", rich_help_panel=RUNNING)]
+Precision = Annotated[str, typer.Option("--precision", help="auto, fp32 or bf16.", rich_help_panel=RUNNING)]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bars.", rich_help_panel=RUNNING)]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.", rich_help_panel=RUNNING)]
+Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.", rich_help_panel=RUNNING)]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved configuration and stop.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Delete what an earlier run left in --outdir.")]
 Images = Annotated[
@@ -45,28 +47,69 @@ GivenSpec = Annotated[
         "--generator", metavar="SPEC", help="A foreign generator that has moved, or of torch.hub; as for `namap fit`."
     ),
 ]
-LatentDim = Annotated[int | None, typer.Option(min=1, help="Foreign generator: d, size of a code. Default: found out.")]
+LatentDim = Annotated[
+    int | None,
+    typer.Option(min=1, help="Foreign generator: d, size of a code. Default: found out.", rich_help_panel=FOREIGN),
+]
 ImageRange = Annotated[
-    str, typer.Option(metavar="LOW,HIGH", help="Foreign generator: range of its images, e.g. 0,1 or 0,255.")
+    str,
+    typer.Option(
+        metavar="LOW,HIGH", help="Foreign generator: range of its images, e.g. 0,1 or 0,255.", rich_help_panel=FOREIGN
+    ),
 ]
 Spatial = Annotated[
-    bool | None, typer.Option("--spatial", help="Foreign generator: wants codes [b d 1 1]. Default: found out.")
+    bool | None,
+    typer.Option(
+        "--spatial", help="Foreign generator: wants codes [b d 1 1]. Default: found out.", rich_help_panel=FOREIGN
+    ),
 ]
 Stage = Annotated[
-    int | None, typer.Option(help="Foreign generator that gives several images: which one; -1 for the last.")
+    int | None,
+    typer.Option(
+        help="Foreign generator that gives several images: which one; -1 for the last.", rich_help_panel=FOREIGN
+    ),
 ]
 TrustPickle = Annotated[
     bool,
-    typer.Option("--trust-pickle", help="Load the --generator even if it is a pickle: it runs whatever code it holds."),
+    typer.Option(
+        "--trust-pickle",
+        help="Load the --generator even if it is a pickle: it runs whatever code it holds.",
+        rich_help_panel=FOREIGN,
+    ),
 ]
 VGGWeights = Annotated[
     Path | None,
-    typer.Option(envvar="NAMAP_VGG_WEIGHTS", help="Local VGG-16 weights (safetensors) for --loss perceptual."),
+    typer.Option(
+        envvar="NAMAP_VGG_WEIGHTS",
+        help="Local VGG-16 weights (safetensors) for --loss perceptual.",
+        rich_help_panel=FOREIGN,
+    ),
 ]
 VGGInput = Annotated[
     Literal["torchvision", "caffe"],
-    typer.Option(envvar="NAMAP_VGG_INPUT", help="What these weights expect: torchvision or caffe."),
+    typer.Option(
+        envvar="NAMAP_VGG_INPUT", help="What these weights expect: torchvision or caffe.", rich_help_panel=FOREIGN
+    ),
 ]
+
+PANELS = {  # of `namap --help`: the verbs in the order in which one meets them
+    "Start": ("demo", "doctor"),
+    "Make a mapping": ("train-generator", "check-generator", "check-data", "fit", "translate"),
+    "Look and judge": ("app", "report", "explore", "evaluate"),
+    "Go on": ("distil", "train-mapper", "ground", "match"),
+    "Hand on": ("export", "push"),
+    "Measure": ("bench",),
+}
+
+
+def arrange(app: typer.Typer) -> None:
+    """Put the verbs into the order and the panels of `PANELS`; one that is in none comes last."""
+    panels = {verb: panel for panel, verbs in PANELS.items() for verb in verbs}
+    order = [*panels]
+    for command in app.registered_commands:
+        command.name = command.name or str(getattr(command.callback, "__name__", ""))
+        command.rich_help_panel = panels.get(command.name, "Further")
+    app.registered_commands.sort(key=lambda c: order.index(c.name) if c.name in panels else len(order))
 
 
 def example(text: str) -> str:

@@ -55,7 +55,8 @@ def meet(device: torch.device) -> torch.device:
     """
     if launched() == 1 and not met():
         return device
-    if device.type == "cuda" and device.index not in (None, place_here()):
+    own = torch.cuda.current_device() if met() and device.type == "cuda" else place_here()
+    if device.type == "cuda" and device.index not in (None, own):
         raise UsageError(f"--device {device}: each of several processes takes a GPU of its own; leave it at auto")
     if not met():
         from accelerate import PartialState
@@ -70,7 +71,12 @@ def meet(device: torch.device) -> torch.device:
                 f"{launched()} processes did not meet at {where} ({str(error).splitlines()[0]}); "
                 "start all of them with the same --main_process_ip and --main_process_port"
             ) from error
-    return torch.device("cuda", place_here()) if device.type == "cuda" else device
+    return _own_gpu() if device.type == "cuda" else device
+
+
+def _own_gpu() -> torch.device:
+    """The GPU that accelerate has chosen for this process."""
+    return torch.device("cuda", torch.cuda.current_device())
 
 
 def leave() -> None:
@@ -218,7 +224,7 @@ def most(*numbers: int) -> list[int]:
 
 def _wire() -> torch.device:
     """Where tensors must be to be sent."""
-    return torch.device("cuda", place_here()) if distributed.get_backend() == "nccl" else torch.device("cpu")
+    return _own_gpu() if distributed.get_backend() == "nccl" else torch.device("cpu")
 
 
 def everyones(value: Any) -> list[Any]:

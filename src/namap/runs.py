@@ -16,6 +16,8 @@ from . import checkpoint, processes
 from .errors import StorageError, UsageError
 from .files import storage_errors, sweep
 
+OURS = ("checkpoints", "final", "metrics.jsonl", "tensorboard", "samples.png", "metrics.json")  # a run replaces these
+PLACED = {"step", "images", "seconds"}  # of every line of the log
 Row = dict[str, Any]  # a line of the log: numbers, and lists with a number for each dimension of the code
 
 
@@ -62,13 +64,14 @@ def hold(outdir: Path) -> Iterator[None]:
     """
     with storage_errors(outdir):
         outdir.mkdir(parents=True, exist_ok=True)
-        file = (outdir / ".lock").open("a+")
-    with file:
+        # Not through a link: what it leads to would be emptied.
+        lock = os.open(outdir / ".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+    with os.fdopen(lock, "r+", errors="replace") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
-            raise StorageError(f"{outdir}: in use by {file.read()}; wait for it, or use another --outdir") from None
+            raise StorageError(f"{outdir}: in use by {file.read(200)}; wait for it, or use another --outdir") from None
         with storage_errors(outdir):
             file.truncate(0)
             os.write(file.fileno(), f"process {os.getpid()} on {socket.gethostname()}".encode())
@@ -83,7 +86,8 @@ def claim(outdir: Path, wanted: dict[str, Any]) -> bool:
     The `source` of the data is recorded and may change: what they are decides, not where they are.
 
     Raises:
-        UsageError: it holds a run of another identity; the differences are named.
+        UsageError: it holds a run of another identity; the differences are named. Or it holds what a run would
+            overwrite or delete, and is no run.
         StorageError: it cannot be written.
     """
     record = outdir / "run.json"
@@ -94,6 +98,9 @@ def claim(outdir: Path, wanted: dict[str, Any]) -> bool:
                 f"{outdir}: holds a run with another {'; '.join(changed)}; use --overwrite or another --outdir"
             )
     else:
+        foreign = [name for name in OURS if (outdir / name).exists() or (outdir / name).is_symlink()]
+        if foreign:
+            raise UsageError(f"{outdir}: is no run of namap, and its {foreign[0]} would be lost; use another --outdir")
         with storage_errors(outdir):
             outdir.mkdir(parents=True, exist_ok=True)
         checkpoint.write_json(record, wanted)
@@ -118,9 +125,37 @@ def read_log(outdir: Path) -> list[Row]:
         rows = [json.loads(line) for line in path.read_text().split("\n")[:-1]]
     except (OSError, ValueError, RecursionError) as error:
         raise StorageError(f"{path}: damaged ({error}); delete it, it is only the log") from None
-    if not all(isinstance(row, dict) and isinstance(row.get("step"), int) for row in rows):
-        raise StorageError(f"{path}: damaged (a line without its step); delete it, it is only the log")
+    lengths: dict[str, int | None] = {}
+    for number, row in enumerate(rows, 1):
+        whole = isinstance(row, dict) and row.keys() >= PLACED and type(row["step"]) is int
+        if not whole or not all(_measured(v, lengths.setdefault(k, _length(v))) for k, v in row.items()):
+            raise StorageError(f"{path}: damaged (line {number}); delete it, it is only the log")
     return rows
+
+
+def _length(value: Any) -> int | None:
+    return len(value) if isinstance(value, list) else None
+
+
+def _measured(value: Any, length: int | None) -> bool:
+    """Whether this is a number, or a list of so many."""
+    numbers = value if isinstance(value, list) else [value]
+    return _length(value) == length and all(type(v) in (int, float) and not abs(v) > 1e300 for v in numbers)
+
+
+def read_record(outdir: Path) -> dict[str, Any]:
+    """A run's `run.json`; empty where there is none.
+
+    Raises:
+        StorageError: it is damaged.
+    """
+    path = outdir / "run.json"
+    record = checkpoint.read_json(path) if path.is_file() else {}
+    kinds = {"task": dict, "run": dict, "data": (str, type(None)), "source": (str, type(None))}
+    for name, kind in kinds.items():
+        if name in record and not isinstance(record[name], kind):
+            raise StorageError(f"{path}: damaged ({name})")
+    return record
 
 
 def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:

@@ -1,6 +1,7 @@
 """Settings that users hand in, checked: unknown keys and values out of bounds are named."""
 
 import difflib
+import reprlib
 from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
@@ -32,4 +33,6 @@ def make_settings(kind: type[S], values: dict[str, Any], of: str = "") -> S:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
-        raise UsageError(f"setting {where}{of and f' of {of}'}: {first['msg']}, found {first['input']!r}") from None
+        raise UsageError(
+            f"setting {where}{of and f' of {of}'}: {first['msg']}, found {reprlib.repr(first['input'])}"
+        ) from None

@@ -144,14 +144,14 @@ class CodeSearch:
     @torch.no_grad()
     def result(self) -> tuple[Float[Tensor, "b k d"], Float[Tensor, "b k"], Float[Tensor, "b k cx h w"]]:
         """Codes so far, their reconstruction losses, without noise and prior, and their images G(z)."""
-        losses, images = [], []
+        scores, images = [], []
         for path in torch.arange(len(self.codes), device=self.codes.device).split(SCORED):
             y, *targets = self.look_up(path)
             images += [self.generator(self.codes[path])]
-            losses += [self.reconstruction(self.mapper(images[-1]), y, targets)]
-        return tuple(
-            part.unflatten(0, self.shape) for part in (self.codes.clone(), torch.cat(losses), torch.cat(images))
-        )
+            scores += [self.reconstruction(self.mapper(images[-1]), y, targets)]
+        parts = self.codes.clone(), torch.cat(scores), torch.cat(images)
+        codes, losses, x = (part.unflatten(0, self.shape) for part in parts)
+        return codes, losses, x
 
 
 def adam(

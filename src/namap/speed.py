@@ -36,6 +36,7 @@ PUBLISHED = {"nam 32 l2": 1050.0, "nam 32 vgg": 135.0, "nam 64 vgg": 17.0}
 REFERENCE = 265e9
 WARM, LEAST, TIMED, SECONDS = 3, 3, 10, 5.0  # runs before, at least and at most; when those are enough
 PROFILED = ("vae 32 appearance", "vae 64 vgg", "dcgan 32")
+IMAGES = 512
 STEPS = 50  # of a profile: the log is written once in them, as in a training
 
 
@@ -184,7 +185,7 @@ def _convolution_rate(precision: str, layout: torch.memory_format) -> float:
 
 def make_domain(setting: Setting) -> ImageDomain:
     """Noise: grey at 32 pixels, colours at 64."""
-    shape = (512, 1 if setting.side == 32 else 3, setting.side, setting.side)
+    shape = (IMAGES, 1 if setting.side == 32 else 3, setting.side, setting.side)
     return ImageDomain.from_array(np.random.default_rng(0).integers(0, 256, shape, np.uint8))
 
 

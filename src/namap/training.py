@@ -209,6 +209,7 @@ class Loop:
                     name, code = ("SIGTERM", 143) if stopped == signal.SIGTERM else ("Ctrl-C", 130)
                     where = f"{run.label}: stopped by {name} at step {state.step} of {run.steps}"
                     raise Interrupted(f"{where}; run the same command again to go on", code)
+        self.feed.close()
         return state.log
 
     def step(self, batch: Batch) -> tuple[str, dict[str, Tensor]]:
@@ -328,7 +329,7 @@ class Loop:
         there = False
         if processes.is_main():
             claim(self.outdir, self.identity)
-            there = any((self.outdir / "checkpoints").glob("[0-9]*"))
+            there = any((self.outdir / "checkpoints").glob(snapshots.STEPS))
         if processes.of_main(there):
             return self.restore()
         if processes.is_main():
@@ -339,7 +340,7 @@ class Loop:
     def restore(self) -> None:
         """Load the newest sound checkpoint, which main reads for all."""
         folder = self.outdir / "checkpoints"
-        tensors, config = snapshots.read_newest(folder) if processes.is_main() else (None, None)
+        tensors, config = snapshots.read_newest(folder, self.run.steps) if processes.is_main() else (None, None)
         snapshots.put_back(self.task.modules, self.task.optimizers, processes.tensors_of_main(tensors), folder)
         config = processes.of_main(config)
         self.state.__dict__.update(config["state"])

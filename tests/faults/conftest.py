@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import sys
 from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext
 from unittest.mock import patch
@@ -21,6 +22,6 @@ def pytest_collection_modifyitems(items):
 def forks() -> ForkServerContext:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tiny", "together"])
-    with patch.dict(os.environ, PYTHONPATH=os.pathsep.join([FOLDER, *filter(None, [os.environ.get("PYTHONPATH")])])):
+    with patch.dict(os.environ, PYTHONPATH=os.pathsep.join([FOLDER, *sys.path])):
         forkserver.ensure_running()
     return context

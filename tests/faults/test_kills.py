@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 import signal
 import sys
 import time
@@ -65,6 +66,13 @@ def test_killed_at_any_moment(forks, tmp_path, name, kills):
 
 
 @pytest.mark.parametrize("name", tiny.RUNS)
+def test_another_process_with_the_same_seed_makes_the_same_bits(forks, tmp_path, name):
+    start(forks, name, tmp_path / "theirs", 5).join()
+    tiny.RUNS[name](tmp_path / "ours", 5)
+    assert finished(tmp_path / "ours") == finished(tmp_path / "theirs")
+
+
+@pytest.mark.parametrize("name", tiny.RUNS)
 @pytest.mark.parametrize("stops", [2, LONG])
 def test_stopped_by_sigterm(forks, tmp_path, name, stops):
     steps = STEPS_A_KILL * stops
@@ -78,6 +86,49 @@ def test_stopped_by_sigterm(forks, tmp_path, name, stops):
         assert not list((tmp_path / "broken").rglob(".*.*")), "it cleans up behind itself"
         checkpoint.load_directory(tmp_path / "broken" / "checkpoints" / newest(tmp_path / "broken"))
     goes_on(forks, name, tmp_path, steps)
+
+
+CHANGES = ("os.mkdir", "os.rename", "os.remove", "os.rmdir")
+WRITTEN = os.O_WRONLY | os.O_RDWR
+
+
+def killed_before_a_change(name, outdir, number, count):
+    """SIGKILL where the run is about to make its change `number` to its directory; without one, count them."""
+
+    def watch(event, arguments):
+        changes = event in CHANGES or (event == "open" and arguments[2] & WRITTEN)
+        if changes and str(arguments[0]).startswith(str(outdir)):
+            count.value += 1
+            if count.value == number:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(watch)
+    tiny.run(name, outdir, 2)
+
+
+@pytest.mark.parametrize("name", tiny.RUNS)
+@pytest.mark.parametrize("kills", [2, LONG])
+def test_killed_before_any_change_of_its_directory(forks, tmp_path, name, kills):
+    """Of a run of two steps, whose every file is written, renamed or deleted in a save."""
+    start(forks, name, tmp_path / "whole", 2).join()
+    count = forks.Value("i", 0)
+
+    def run_until(number):
+        count.value = 0
+        process = forks.Process(target=killed_before_a_change, args=(name, tmp_path / "broken", number, count))
+        process.start()
+        process.join()
+        return process.exitcode
+
+    assert run_until(0) == 0
+    changes = count.value
+    assert changes > 30
+    for number in random.Random(f"{name}{kills}").sample(range(1, changes + 1), kills):
+        shutil.rmtree(tmp_path / "broken")
+        assert run_until(number) == -signal.SIGKILL
+        for folder in (tmp_path / "broken").glob("checkpoints/0*"):
+            checkpoint.load_directory(folder)  # whole, or not there
+        goes_on(forks, name, tmp_path, 2)
 
 
 def stopped_in_the_last_save(name, outdir, call):

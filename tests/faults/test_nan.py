@@ -125,6 +125,17 @@ def test_a_good_checkpoint_is_not_rotated_away_by_bad_ones(tmp_path, monkeypatch
     assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["000000004"]
 
 
+def test_a_checkpoint_without_its_manifest_is_passed_over_and_replaced(tmp_path, capsys):
+    tiny.loop(tmp_path, STEPS).run_all()
+    newest = tmp_path / "checkpoints" / f"{STEPS:09d}"
+    whole = checkpoint.load_directory(newest)[0]
+    (newest / "manifest.json").unlink()
+    tiny.loop(tmp_path, STEPS).run_all()
+    assert str(newest) in capsys.readouterr().err
+    again = checkpoint.load_directory(newest)[0]
+    assert all(torch.equal(again[name], whole[name]) for name in whole)
+
+
 def test_200_damages_of_checkpoints_are_passed_over_and_named(tmp_path, capsys):
     tiny.loop(tmp_path, STEPS).run_all()
     loop, rng = tiny.loop(tmp_path, STEPS), random.Random(0)

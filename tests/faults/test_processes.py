@@ -171,6 +171,7 @@ def test_a_port_in_use_is_named(forks, tmp_path):
 
 
 def test_accelerate_launches_a_fit(tmp_path):
+    (tmp_path / "g").mkdir()
     save_generator(tiny.generator(), 0, tmp_path / "g")
     fit = ["fit", "--generator", tmp_path / "g", "--data", write_tars(tmp_path), "--outdir", tmp_path / "run"]
     small = [f"--set={pair}" for pair in ("images=64", "batch_size=16", "encoder_width=4", "filters=2")]

@@ -10,6 +10,9 @@ from test_kills import newest, start
 from namap.errors import StorageError, UsageError
 
 FOREVER = 100_000
+ROW = '{"step": 1, "images": 16, "seconds": 0.1, "loss": %s}\n'
+VALUES = ("null", '"x"', "[[1]]", "{}", "true", "1" + "0" * 400, '[1, "x"]', "1e999")
+ROWS = [(ROW % value).encode() for value in VALUES] + [(ROW % "1" + ROW % "[1]").encode(), b'{"step": 1}\n']
 
 
 def test_a_second_run_is_refused_and_the_lock_of_a_dead_one_taken_over(forks, tmp_path):
@@ -52,7 +55,7 @@ def test_a_damaged_record_of_a_run_is_one_line(content, tmp_path):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("content", [b"{\n", b"[]\n", b"\xff\n", b"{}\n", b'{"step": "1"}\n'])
+@pytest.mark.parametrize("content", [b"{\n", b"[]\n", b"\xff\n", b"{}\n", b'{"step": "1"}\n', *ROWS])
 def test_a_damaged_log_is_one_line(content, tmp_path):
     tiny.loop(tmp_path, 2).run_all()
     (tmp_path / "metrics.jsonl").write_bytes(content)

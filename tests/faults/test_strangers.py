@@ -162,6 +162,25 @@ def test_a_header_of_a_terabyte(model, tmp_path):
         Mapping.from_pretrained(folder)
 
 
+KINDS = ["F4", "F6_E2M3", "F8_E5M2", "F8_E4M3", "F8_E8M0", "C64", "BOOL", "U8", "I16", "U16", "BF16", "F64", "U64", "X"]
+SHAPES = [([2**62, 4], 0), ([0, 2**62], 0), ([2**63, 0], 0), ([-1], 4), ([1.5], 4), ([1] * 5000, 4), ("1", 4), ([1], 9)]
+
+
+@pytest.mark.parametrize(("dtype", "shape", "size"), [(k, [2], n) for k in KINDS for n in (1, 2, 4, 8, 16)]
+                         + [("F32", *s) for s in SHAPES] + [("F32", [1], 4)])  # fmt: skip
+def test_odd_types_and_shapes_of_tensors(model, tmp_path, dtype, shape, size):
+    folder = shutil.copytree(model, tmp_path / "m")
+    tensors = {"mapper.a": {"dtype": dtype, "shape": shape, "data_offsets": [0, size]}}
+    tensors["mapper.b"] = {"dtype": "F32", "shape": [1], "data_offsets": [size // 2, size // 2 + 4]}  # overlaps
+    for header in (tensors, {"mapper.a": tensors["mapper.a"]}, {"codes.table.weight": tensors["mapper.a"]}):
+        text = json.dumps(header).encode()
+        (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(text)) + text + bytes(size))
+        reseal(folder)
+        with pytest.raises(StorageError) as error:
+            Mapping.from_pretrained(folder, precision="fp32")
+        assert "\n" not in str(error.value)
+
+
 def test_nested_json_does_not_end_the_process(model, tmp_path):
     folder = shutil.copytree(model, tmp_path / "m")
     (folder / "config.json").write_text('{"a":' + "[" * 100_000)

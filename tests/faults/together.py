@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import mkdtemp
 
 import tiny
 import torch
@@ -64,7 +65,7 @@ class Together:
     """`count` processes of one run."""
 
     def __init__(self, forks, count, name, outdir, steps, trick=None, port=None):
-        self.said = outdir.with_name(f"{outdir.name}-said-{time.monotonic_ns()}")
+        self.said = Path(mkdtemp()) / "said"
         port = port or free_port()
         how = [(rank, count, port, self.said, name, outdir, steps, trick) for rank in range(count)]
         self.members = [forks.Process(target=member, args=each) for each in how]

@@ -58,6 +58,8 @@ def _check_entries(entries: list[zipfile.ZipInfo]) -> None:
             raise DataError(f"this zip holds a file named {name[:80]!r}, which leads out of it; rename it")
         if entry.flag_bits & 1:
             raise DataError("this zip is encrypted; send it without a password")
+        if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise DataError("this zip is packed in an unusual way; send it as every system packs one (deflate)")
 
 
 def translate_archive(

@@ -1,7 +1,6 @@
 """The components of the explorer's page, and how they are filled from a view."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import Any
 
 import gradio as gr
@@ -13,6 +12,7 @@ from ..report import image_grid
 from . import views
 from .server import picture, png_file
 from .views import DIRECTIONS, Explorer, Tiles, View
+from .visit import Visit
 
 PICKS = 12
 # Small images are shown as their pixels, as large as their place.
@@ -29,28 +29,11 @@ CSS = """
   position: static; max-width: none; border: 0; text-align: center; padding: 1px; font-size: 12px; line-height: 16px;
 }
 """
+NO_QUERY = "No query yet: drop a picture, paste one, or click one on the left. Its analogy appears here."
 NO_X = "Start with `--x SRC`, images of X, to see which of them an analogy resembles, and so whether G copies."
 NO_DATA = "Start with `--data SRC` to pick queries here."
 NO_PINS = "Pin two codes, of solutions or of places that you walked to, to see what lies between."
 NO_DIRECTIONS = "This method gives one solution per query, so there is no spread to walk along."
-
-
-@dataclass
-class Visit:
-    """What several events of one visitor share while they run side by side; each changes it in place.
-
-    Attributes:
-        turn: which of the visitor's queries is being refined: a new one, or Stop, ends the one before.
-        pins: codes at the two ends of the strip.
-    """
-
-    turn: int = 0
-    pins: list[views.Code | None] = field(default_factory=lambda: [None, None])
-
-    def take(self) -> int:
-        """Make it the caller's turn."""
-        self.turn += 1
-        return self.turn
 
 
 class Look:
@@ -58,7 +41,6 @@ class Look:
 
     def __init__(self, explorer: Explorer):
         self.explorer = explorer
-        self.state = gr.State(None)
         self.visit = gr.State(Visit())
 
     def main(self) -> None:
@@ -67,7 +49,7 @@ class Look:
             options: dict[str, Any] = {"format": "png", "height": 232, "interactive": False, "elem_classes": "namap"}
             self.analogy = gr.Image(label="Analogy G(z)", buttons=["download"], elem_id="analogy", **options)
             self.rebuilt = gr.Image(label="Reconstruction T(G(z))", buttons=[], **options)
-        self.status = gr.Markdown("No query yet.", elem_id="status")
+        self.status = gr.Markdown(NO_QUERY, elem_id="status")
         self.gallery = sheet("Solutions: analogy above, reconstruction below, and its loss", "solutions", 6, 272)
 
     def directions(self) -> None:
@@ -113,25 +95,26 @@ class Look:
         items = [(png_file(stacked(x, t)), f"{i + 1}: {loss:.3f}") for i, (x, t, loss) in enumerate(rows_of(tiles))]
         return {self.gallery: gr.Gallery(items, selected_index=view.chosen)}
 
-    def walked(self, view: View, done: str = "") -> dict:
+    def walked(self, view: View, progress: str) -> dict:
         """The code on display."""
         code = views.shown_code(self.explorer, view)
         tiles = views.decode(self.explorer, view.model, view.query, code[None])
         moved = ", moved" if any(view.steps) else ""
         text = f"**Solution {view.chosen + 1}** of {len(view.codes)}{moved} · loss **{tiles.losses[0]:.3f}** · "
-        text += f"{view.model} ({self.explorer.model(view.model).method})" + (done and f" · {done}")
+        text += f"{view.model} ({self.explorer.model(view.model).method}) · {progress}"
         pictures = {self.analogy: png_file(tiles.x[0], "analogy"), self.rebuilt: png_file(tiles.t[0])}
-        return {self.state: view, **pictures, self.status: text}
+        return {**pictures, self.status: text}
 
-    def still(self, view: View) -> dict:
-        """The sliders, where the view has them."""
+    def still(self, view: View, placed: bool = True) -> dict:
+        """The sliders, where the view has them; `placed`: moved to where it stands, unless a hand may be on them."""
         lines = views.axes(self.explorer, view)
         spreads = np.linalg.norm(lines, axis=1)
         text = "Directions of largest spread, in standard deviations" if len(lines) else NO_DIRECTIONS
         sliders = {}
         for i, slider in enumerate(self.sliders):
             label = f"Direction {i + 1}: σ {spreads[i]:.2f}" if i < len(lines) else f"Direction {i + 1}"
-            sliders[slider] = gr.Slider(value=view.steps[i], label=label, interactive=i < len(lines))
+            change: dict[str, Any] = {"value": view.steps[i]} if placed else {}
+            sliders[slider] = gr.update(**change, label=label, interactive=i < len(lines))
         return {self.hint: text, **sliders}
 
     def between(self, view: View) -> dict:
@@ -144,14 +127,25 @@ class Look:
         items = [(png_file(x), f"{loss:.3f}") for x, _, loss in rows_of(tiles)]
         return {self.strip: items, self.pinned: "A and B are pinned: the strip is below."}
 
-    def whole(self, view: View, done: str = "") -> dict:
-        """All but the strip."""
-        return {**self.solutions(view), **self.walked(view, done), **self.still(view)}
+    def whole(self, view: View, progress: str) -> dict:
+        """All of a view."""
+        return {**self.solutions(view), **self.walked(view, progress), **self.still(view), **self.between(view)}
 
-    def nearest(self, view: View | None) -> list:
+    def refined(self, view: View, progress: str) -> dict:
+        """What changes between two looks of a search."""
+        return {**self.solutions(view), **self.walked(view, progress)}
+
+    def ended(self, view: View, progress: str) -> dict:
+        """What changes with the last look of a search; the sliders stay where the visitor has moved them."""
+        return {**self.refined(view, progress), **self.still(view, placed=False)}
+
+    def nothing(self) -> dict:
+        """There is no query."""
+        pictures = {self.analogy: None, self.rebuilt: None, self.gallery: gr.Gallery([]), self.strip: []}
+        return {**pictures, self.status: NO_QUERY, self.pinned: NO_PINS}
+
+    def nearest(self, view: View) -> list:
         """The nearest images of X: to the analogy on display, then to the query."""
-        if view is None or not self.explorer.x:
-            return []
         code, items = views.shown_code(self.explorer, view), []
         analogy = views.decode(self.explorer, view.model, view.query, code[None]).x[0]
         for image, name in ((analogy, "analogy"), (view.query, "query")):
@@ -164,7 +158,7 @@ class Look:
     @property
     def all(self) -> list:
         """Every component that a view fills."""
-        shown = [self.state, self.analogy, self.rebuilt, self.status, self.gallery, self.hint, *self.sliders]
+        shown = [self.analogy, self.rebuilt, self.status, self.gallery, self.hint, *self.sliders]
         return [*shown, self.strip, self.pinned]
 
 

@@ -1,8 +1,7 @@
 """The explorer's page: which function of `views`, `sharing` or `archives` each event calls."""
 
 import tempfile
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +11,11 @@ from ..errors import UsageError
 from ..settings import make_settings
 from . import views
 from .archives import MAX_FILES, translate_archive
-from .looks import Asking, Look, Visit, sheet
+from .looks import Asking, Look, sheet
 from .server import Page, kept, picture, png_file, spoken
 from .sharing import restore, save_view
 from .views import Explorer, Settings, View
+from .visit import Visit
 
 INTRO = (
     "## namap explorer\n"
@@ -61,20 +61,16 @@ def _solving(explorer: Explorer, asking: Asking, look: Look) -> None:
     def ask(visit: Visit, file: str | None, model: str, *values: float) -> Iterator[dict]:
         turn = visit.take()
         if file is None:  # the picture was taken away
-            yield {look.status: "No query yet."}
+            visit.open(None, "")
+            yield look.nothing()
             return
         query = views.read_query(explorer.model(model), file)
-        for view, done, steps in views.solve(explorer, model, query, _settings(*values)):
-            progress = f"{done} of {steps} iterations" if steps else "one pass"
-            if done == 0:
-                visit.pins = [None, None]
-                yield {**look.whole(view, progress), **look.between(view)}
-            elif done == steps:
-                yield look.whole(view, progress)
-            else:
-                yield {**look.solutions(view), **look.walked(view, progress)}
-            if visit.turn != turn:
-                return
+        yield from _search(visit, turn, look, views.solve(explorer, model, query, _settings(*values)))
+
+    @spoken
+    def stop(visit: Visit) -> dict:
+        visit.stop()
+        return look.nothing() if visit.found is None else look.whole(visit.view(), visit.progress)
 
     def pick(offered: list[int], event: gr.SelectData) -> str:
         return asking.pictures([offered[int(event.index)]])[0]
@@ -93,8 +89,8 @@ def _solving(explorer: Explorer, asking: Asking, look: Look) -> None:
         asking.random.click(spoken(asking.draw), outputs=asking.query, **private).success(ask, **run),
         asking.picks.select(spoken(pick), asking.offered, asking.query, **private).success(ask, **run),
     ):
-        asked.success(spoken(look.nearest), look.state, look.near, **private)
-    asking.stop.click(Visit.take, look.visit, None, **private)
+        asked.success(_near(look), look.visit, look.near, **private)
+    asking.stop.click(stop, look.visit, look.all, **private)
     asking.others.click(spoken(others), outputs=[asking.offered, asking.picks], **private)
 
 
@@ -102,57 +98,95 @@ def _walking(explorer: Explorer, look: Look) -> None:
     """A solution is chosen, a slider moved, a code pinned."""
 
     @spoken
-    def choose(view: View | None, event: gr.SelectData) -> dict:
-        chosen = views.choose(_given(view), int(event.index))
-        return {**look.walked(chosen), **look.still(chosen)}
+    def choose(visit: Visit, event: gr.SelectData) -> dict:
+        visit.move(views.choose(visit.view(), int(event.index)))
+        return _unless_late(visit, lambda view: {**look.walked(view, visit.progress), **look.still(view)})
 
     @spoken
-    def walk(view: View | None, *steps: float) -> dict:
-        return look.walked(views.walk(_given(view), steps))
+    def walk(visit: Visit, *steps: float) -> dict:
+        visit.move(views.walk(visit.view(), steps))
+        return _unless_late(visit, lambda view: look.walked(view, visit.progress))
 
     def pin(place: int) -> Any:
-        def pinned(visit: Visit, view: View | None) -> dict:
-            visit.pins[place] = views.shown_code(explorer, _given(view))
-            return look.between(_pinned(visit, view))
+        def pinned(visit: Visit) -> dict:
+            visit.pins[place] = views.shown_code(explorer, visit.view())
+            return look.between(visit.view())
 
         return spoken(pinned)
 
     private: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-    near: dict[str, Any] = {"inputs": look.state, "outputs": look.near, **private}
-    look.gallery.select(choose, look.state, look.all, **private).success(spoken(look.nearest), **near)
+    near: dict[str, Any] = {"fn": _near(look), "inputs": look.visit, "outputs": look.near, **private}
+    look.gallery.select(choose, look.visit, look.all, **private).success(**near)
     for slider in look.sliders:
-        moved = slider.input(walk, [look.state, *look.sliders], look.all, trigger_mode="always_last", **private)
-        moved.success(spoken(look.nearest), trigger_mode="always_last", **near)
+        moved = slider.input(walk, [look.visit, *look.sliders], look.all, trigger_mode="always_last", **private)
+        moved.success(trigger_mode="always_last", **near)
     for place, button in enumerate(look.pins):
-        button.click(pin(place), [look.visit, look.state], look.all, **private)
+        button.click(pin(place), look.visit, look.all, **private)
+
+
+def _near(look: Look) -> Any:
+    """The nearest images of X, anew."""
+
+    @spoken
+    def nearest(visit: Visit) -> list:
+        return [] if visit.found is None else look.nearest(visit.view())
+
+    return nearest
+
+
+def _search(visit: Visit, turn: int, look: Look, found: Iterator[tuple[View, int, int]]) -> Iterator[dict]:
+    """What the page shows of a search's looks, until it is another's turn."""
+    for view, done, steps in found:
+        if visit.turn != turn:
+            return
+        record, fill = (visit.open, look.whole) if done == 0 else (visit.find, look.refined)
+        record(view, f"{done} of {steps} iterations" if steps else "one pass", done < steps)
+        yield from _newest(visit, turn, look.ended if 0 < done == steps else fill)
+
+
+def _newest(visit: Visit, turn: int, fill: Callable[[View, str], dict]) -> Iterator[dict]:
+    """What the page shows of the newest view, made anew where the visitor moved meanwhile; nothing out of turn."""
+    while visit.turn == turn:
+        mark = visit.mark()
+        filled = fill(visit.view(), visit.progress)
+        if visit.turn == turn and visit.mark() == mark:
+            yield filled
+            return
+
+
+def _unless_late(visit: Visit, fill: Callable[[View], dict]) -> Any:
+    """What the page shows of a move, unless a later event has more to show, this move included."""
+    mark = visit.mark()
+    filled = fill(visit.view())
+    return filled if visit.mark() == mark else gr.skip()
 
 
 def _keeping(explorer: Explorer, asking: Asking, look: Look) -> None:
     """Files of the view, and a view from a file."""
 
     @spoken
-    def save(visit: Visit, view: View | None) -> gr.File:
+    def save(visit: Visit) -> gr.File:
         with tempfile.TemporaryDirectory() as folder:
-            paths = save_view(explorer, _pinned(visit, view), Path(folder))
+            paths = save_view(explorer, visit.view(), Path(folder))
             return gr.File([kept(path.name, path.read_bytes()) for path in paths], visible=True)
 
     @spoken
     def load(visit: Visit, file: str | None) -> dict:
         if file is None:
             raise UsageError("choose the view.json that was kept")
-        visit.take()
         view = restore(explorer, Path(file).read_bytes())
-        visit.pins = list(view.pins)
+        visit.take()
+        visit.open(view, "as it was kept")
         values = (view.settings.solutions, view.settings.refine, view.settings.temperature, view.settings.seed)
         given = {c: v for c, v in zip(asking.settings, values, strict=True) if v is not None}
         back = {asking.query: png_file(view.query), asking.model: view.model}
-        return {**look.whole(view, "as it was kept"), **look.between(view), **back, **given}
+        return {**look.whole(view, visit.progress), **back, **given}
 
     private: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-    look.keep.click(save, [look.visit, look.state], look.files, **private)
+    look.keep.click(save, look.visit, look.files, **private)
     look.opened.upload(
         load, [look.visit, look.opened], [*look.all, asking.query, asking.model, *asking.settings], **private
-    ).success(spoken(look.nearest), look.state, look.near, **private)
+    ).success(_near(look), look.visit, look.near, **private)
 
 
 def _comparing(explorer: Explorer, asking: Asking) -> None:
@@ -169,9 +203,11 @@ def _comparing(explorer: Explorer, asking: Asking) -> None:
             yield [(png_file(image), text) for image, text in shown]
 
     text = "The query of the first tab in every model that `namap app` was given: query, analogy, reconstruction."
-    gr.Markdown(text if len(explorer.models) > 1 else f"{text} Here it is one; name several, or choose by *Model*.")
-    button = gr.Button("Compare", size="sm", variant="primary", elem_id="compare")
-    found = sheet("Models", "compared", 6, 640)
+    several = "Losses can be compared where the models were fitted with the same one."
+    gr.Markdown(f"{text} {several if len(explorer.models) > 1 else 'Here it is one; name several.'}")
+    with gr.Row():
+        button = gr.Button("Compare", size="sm", variant="primary", scale=0, min_width=200, elem_id="compare")
+    found = sheet("Models", "compared", 6, 640 if len(explorer.models) > 2 else 270)
     button.click(compare, [asking.query, *asking.settings], found, show_progress="minimal", api_visibility="private")
 
 
@@ -201,10 +237,11 @@ def _batch(explorer: Explorer, asking: Asking) -> None:
         f"A zip of up to {MAX_FILES} pictures becomes a zip of their analogies, with the model and settings of the "
         "first tab: NAME.png, NAME_k1.png … for each; files that are no pictures are listed in skipped.jsonl."
     )
-    with gr.Row():
+    with gr.Row(equal_height=True):
         source = gr.File(label="Zip of pictures", file_types=[".zip"], height=160, elem_id="zip")
         result = gr.File(label="Zip of analogies", interactive=False, height=160, elem_id="unzipped")
-    button = gr.Button("Translate all", size="sm", variant="primary")
+    with gr.Row():
+        button = gr.Button("Translate all", size="sm", variant="primary", scale=0, min_width=200)
     inputs = [source, asking.model, *asking.settings]
     button.click(batch, inputs, result, concurrency_limit=1, api_name="batch")
 
@@ -238,17 +275,6 @@ def _api(explorer: Explorer) -> None:
         ]
         outputs = [gr.Gallery(label="Analogies", format="png"), gr.JSON(label="Codes and losses")]
         gr.Button().click(translate, inputs, outputs, api_name="translate")
-
-
-def _given(view: View | None) -> View:
-    if view is None:
-        raise UsageError("there is no query yet; drop, paste or pick a picture")
-    return view
-
-
-def _pinned(visit: Visit, view: View | None) -> View:
-    """The view with what the visitor has pinned."""
-    return replace(_given(view), pins=(visit.pins[0], visit.pins[1]))
 
 
 def _settings(solutions: float, refine: float | None, temperature: float, seed: float) -> Settings:

@@ -201,6 +201,7 @@ def start(page: gr.Blocks, host: str, port: int, css: str = "") -> str:
             footer_links=[],
             css=css,
             app_kwargs={"middleware": [Middleware(Guard)]},
+            _frontend=False,  # skips Gradio's look at its own page, which on a busy machine gives up and blames a proxy
         )
     except OSError as error:
         raise UsageError(f"--host {host} --port {port}: cannot listen there ({error}); choose another") from None

@@ -17,7 +17,17 @@ from numpy.lib import format as npy
 
 from .. import processes
 from ..errors import DataError, UsageError
-from .domain import ImageDomain, check_key, list_pictures, load_domain, readable_npz, split_npz, too_many, unique_names
+from .domain import (
+    ImageDomain,
+    check_key,
+    check_packed,
+    list_pictures,
+    load_domain,
+    readable_npz,
+    split_npz,
+    too_many,
+    unique_names,
+)
 from .images import UnreadableImage, read_image
 from .shards import is_stream, open_shards
 
@@ -84,6 +94,8 @@ def open_queries(source: str | Path | ImageDomain, size: int, channels: int) -> 
         return open_domain(load_domain(source))
     if text.endswith(".npz") or ".npz:" in text:
         return _open_npz(text)
+    if Path(text).is_file():  # one picture
+        return open_domain(load_domain(text, size, channels))
     return _open_folder(Path(text), size, channels)
 
 
@@ -197,6 +209,7 @@ def _open_npz(text: str) -> QueryStream:
     with readable_npz(path), zipfile.ZipFile(path) as archive:
         check_key(path, key, [name.removesuffix(".npy") for name in archive.namelist()])
         member = archive.getinfo(f"{key}.npy")
+        check_packed(member)
         with archive.open(member) as file:
             (count, *_), fortran, _ = _read_header(file)
     if fortran:  # its rows are strewn over the file

@@ -86,3 +86,11 @@ def shrink(images: UInt8[np.ndarray, "n c h w"], scale: float) -> UInt8[np.ndarr
     )
     margin = [before, side - inner - before] * 2
     return F.pad(small, margin, mode="replicate").round().clamp(0, 255).byte().numpy()
+
+
+def shrinking(side: int, scale: float) -> Float[torch.Tensor, "h h"]:
+    """`shrink` as a matrix S, but for its rounding: S image Sᵀ."""
+    inner = max(4, round(side * scale))
+    before = (side - inner) // 2
+    rows = F.interpolate(torch.eye(side)[None, None], (inner, side), mode="bilinear", antialias=True)
+    return F.pad(rows, [0, 0, before, side - inner - before], mode="replicate")[0, 0]

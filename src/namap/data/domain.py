@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
+from zipfile import ZipInfo
 
 import numpy as np
 import torch
@@ -20,7 +21,7 @@ from tqdm import tqdm
 from ..errors import DataError, UsageError
 from ..files import storage_errors, write_file
 from . import embedded
-from .images import SUFFIXES, UnreadableImage, read_image
+from .images import LARGE, MAX_RATIO, SUFFIXES, UnreadableImage, read_image
 from .room import close_gaps, is_grey, make_room
 from .shards import is_stream
 
@@ -161,8 +162,8 @@ def load_domain(
     """Read the images that `source` names.
 
     Args:
-        source: a folder (flat or nested; a sub-folder per class gives labels), `file.npz:key` (labels from the
-            matching `y_…` key), `torchvision:NAME/SPLIT`, `embedded:handwriting/SPLIT`, `embedded:typeset/SPLIT`,
+        source: a folder (flat or nested; a sub-folder per class gives labels), a picture, `file.npz:key` (labels from
+            the matching `y_…` key), `torchvision:NAME/SPLIT`, `embedded:handwriting/SPLIT`, `embedded:typeset/SPLIT`,
             or an ImageDomain.
         size: side of the square images in pixels; None keeps arrays as they are and takes 32 for folders.
         channels: 1 or 3; None keeps arrays as they are and takes 3 for folders of colour pictures, else 1.
@@ -193,7 +194,19 @@ def load_domain(
         return ImageDomain.from_array(*embedded.load(rest), source=text).resized(size, channels)
     if text.endswith(".npz") or ".npz:" in text:
         return _load_npz(text).resized(size, channels)
+    if Path(text).is_file():
+        return _load_picture(Path(text), size or 32, channels)
     return _load_folder(Path(text), size or 32, channels, quiet)
+
+
+def _load_picture(path: Path, size: int, channels: int | None) -> ImageDomain:
+    """A source of one image."""
+    try:
+        image = read_image(path, channels or 3, size)
+    except UnreadableImage as error:
+        raise DataError(f"{path}: {error}; give another picture, or a folder of them") from None
+    grey = channels is None and (image == image[:1]).all()
+    return ImageDomain(image[None, :1] if grey else image[None], None, [path.stem], str(path))
 
 
 def split_npz(text: str) -> tuple[Path, str]:
@@ -232,12 +245,27 @@ def _load_npz(text: str) -> ImageDomain:
     with readable_npz(path), np.load(path, allow_pickle=False) as file:
         keys = file.files
         check_key(path, key, keys)
-        images = file[key]
+        images = _array(file, key)
         label_key = "_".join(["y", *key.split("_")[1:]])
-        labels = file[label_key] if label_key in keys and label_key != key else None
+        labels = _array(file, label_key) if label_key in keys and label_key != key else None
     if labels is not None and labels.shape != images.shape[:1]:
         labels = None  # the key of another split's labels, e.g. `y` beside `x` and `x_test`
     return ImageDomain.from_array(images, labels, text)
+
+
+def _array(file: np.lib.npyio.NpzFile, key: str) -> np.ndarray:
+    assert file.zip is not None
+    check_packed(next(i for i in file.zip.infolist() if i.filename in (key, f"{key}.npy")))
+    found = file[key]
+    if not isinstance(found, np.ndarray):
+        raise ValueError(f"{key} is no array")
+    return found
+
+
+def check_packed(member: ZipInfo) -> None:
+    """Refuse an array of an npz that unpacks to more than such arrays do."""
+    if member.file_size > LARGE and member.file_size > MAX_RATIO * member.compress_size:
+        raise ValueError(f"{member.filename} unpacks from {member.compress_size} to {member.file_size} bytes: a bomb?")
 
 
 def list_pictures(folder: Path) -> list[str]:
@@ -247,7 +275,9 @@ def list_pictures(folder: Path) -> list[str]:
         DataError: no such folder, or no picture in it.
     """
     if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder; give a folder of images, file.npz:key or torchvision:NAME/SPLIT")
+        raise DataError(
+            f"{folder}: no such folder; give a folder of images, a picture, file.npz:key or torchvision:NAME/SPLIT"
+        )
     found = []  # of strings: a Path takes ten times the memory, and there may be millions
     for place, _, files in os.walk(folder):
         within = Path(place).relative_to(folder).as_posix()

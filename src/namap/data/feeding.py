@@ -53,6 +53,9 @@ class MemoryFeed:
     def seek(self, config: dict[str, Any], where: Path) -> None:
         """Every step can be asked for."""
 
+    def close(self) -> None:
+        """Nothing is open."""
+
 
 @dataclass
 class ImageStream:
@@ -166,11 +169,18 @@ class StreamFeed:
         Raises:
             StorageError: these are none of this stream.
         """
-        found = config.get("positions")
+        found: Any = config.get("positions")
         sound = isinstance(found, list) and len(found) == self.lanes and all(isinstance(p, list) for p in found)
         if not sound or not all(len(p) == 3 and all(type(n) is int and n >= 0 for n in p) for p in found):
             raise StorageError(f"{where}: does not say where its {self.lanes} lanes of shards stand; use --overwrite")
         self._open(found)
+
+    def close(self) -> None:
+        """Read no further, and know what any process could not read."""
+        for pool in (self.next, self.readers):
+            pool.shutdown()
+        for part in processes.everyones(self.stream.unreadable):
+            self.stream.unreadable |= part
 
     def _open(self, positions: list[Position]) -> None:
         if self.ahead is not None:

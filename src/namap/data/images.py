@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from ..errors import DataError
 
@@ -14,8 +14,11 @@ SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
 # GIF and the rest of Pillow's decoders stay closed: fewer formats, fewer surprises.
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")
 MAX_PIXELS = 64_000_000
+LARGE = 32_000_000  # bytes of pixels; what unpacks to more
+MAX_RATIO = 200  # may be at most so many times as large as its file: photographs reach 60
 MIN_SIDE = 4
 MAX_ASPECT = 20
+TO_8_BITS = [(level + 128) // 257 for level in range(65536)]  # 65535 is 255: scaled and rounded
 
 
 class UnreadableImage(DataError):
@@ -42,6 +45,7 @@ def read_image(file: str | Path | BytesIO, channels: int, size: int | None) -> U
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             picture = Image.open(file, formats=FORMATS)
         _check_shape(*picture.size)
+        _check_ratio(picture)
         picture.load()  # verify() would let a truncated JPEG pass
         picture = _to_mode(ImageOps.exif_transpose(picture), "L" if channels == 1 else "RGB")
     except UnreadableImage:
@@ -65,14 +69,27 @@ def _check_shape(width: int, height: int) -> None:
         raise UnreadableImage(f"{width}x{height} is more elongated than {MAX_ASPECT}:1")
 
 
+def _check_ratio(picture: ImageFile.ImageFile) -> None:
+    """Refuse large pictures of next to nothing: a few of them, read at once, would fill the memory."""
+    deep = {"I": 4, "F": 4}.get(picture.mode, 2 if picture.mode.startswith("I;16") else 1)
+    unpacked = picture.width * picture.height * len(picture.getbands()) * deep
+    assert picture.fp is not None
+    packed = picture.fp.seek(0, 2)
+    if unpacked > LARGE and unpacked > MAX_RATIO * packed:
+        size = f"{unpacked / 1e6:.0f} MB of pixels in {packed / 1e3:.0f} kB"
+        raise UnreadableImage(f"{picture.width}x{picture.height}: {size} (decompression bomb?)")
+
+
 def _to_mode(picture: Image.Image, mode: str) -> Image.Image:
-    if picture.mode.startswith("I") or picture.mode == "F":
-        # Pillow clips 16 bits to 255 on conversion; scale instead. Mode I is 16-bit data in 32-bit cells.
-        levels = np.asarray(picture, dtype=np.float64)
+    # Pillow clips 16 bits to 255 on conversion; scale instead.
+    if picture.mode == "F":
+        levels = np.array(picture)
         if not np.isfinite(levels).all():
             raise UnreadableImage("has pixels that are not finite")
-        full = 1.0 if picture.mode == "F" and levels.max(initial=0) <= 1 else 65535.0
-        picture = Image.fromarray((levels.clip(0, full) / full * 255).round().astype(np.uint8))
+        full = 1.0 if levels.max(initial=0) <= 1 else 65535.0
+        picture = Image.fromarray((levels.clip(0, full) * np.float32(255 / full)).round().astype(np.uint8))
+    elif picture.mode.startswith("I"):  # mode I is 16-bit data in 32-bit cells
+        picture = picture.convert("I").point(TO_8_BITS, "L")
     if picture.has_transparency_data:
         picture = picture.convert("RGBA")
         background = Image.new("RGBA", picture.size, (255, 255, 255, 255))

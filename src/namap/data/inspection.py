@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float
 from PIL import Image
 
-from ..errors import Advice
+from ..errors import Advice, one_line
 from .coverage import PLAIN, measure_coverage
 from .domain import ImageDomain
 from .images import FORMATS
@@ -117,4 +117,4 @@ def near_duplicates(rows: Float[np.ndarray, "n k"]) -> list[tuple[int, int]]:
 
 
 def _named(domain: ImageDomain, row: int) -> str:
-    return domain.files[row] if domain.files else f"image {domain.names[row]}"
+    return one_line(domain.files[row]) if domain.files else f"image {domain.names[row]}"

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 
-from ..checkpoint import storage_errors
 from ..errors import StorageError
+from ..files import storage_errors
 
 MEMORY = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 SHARE = 0.5  # of the memory, at most, for one data set

@@ -68,7 +68,8 @@ def _open_webdataset(source: str, pattern: str) -> Shards:
 
     def read(shard: int, start: int) -> Iterator[tuple[str, bytes]]:
         try:
-            samples = WebDataset(urls[shard], shardshuffle=False, empty_check=False)
+            # Which process reads which shard is decided elsewhere.
+            samples = WebDataset(urls[shard], shardshuffle=False, empty_check=False, nodesplitter=list)
             for sample in islice(samples, start, None):
                 picture = next((name for name in sample if f".{name.rpartition('.')[2].lower()}" in SUFFIXES), None)
                 yield sample["__key__"], b"" if picture is None else sample[picture]

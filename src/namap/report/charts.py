@@ -12,6 +12,7 @@ from .page import INK, Chart, drawing
 
 COLOURS = ("#3b82c4", "#d9772f", "#3f9d6b", "#9b6dd6", "#cf5c92", "#8a949e", "#b59b2a", "#3aa6a6")
 POINTS = 300  # of a curve; a longer log is averaged
+AXIS = ("step", "images", "seconds")
 PLAIN = {
     "reconstruction": "reconstruction loss",
     "kl": "KL, nats",
@@ -27,11 +28,18 @@ def colour(i: int) -> str:
 
 
 def curves(logs: Sequence[tuple[str, Sequence[Row]]]) -> Chart | None:
-    """Every logged number over images seen, a panel each; None where nothing was logged."""
+    """Every logged number over images seen, a panel each; None where nothing was logged.
+
+    A number that never changed, such as 12 of 12 informative dimensions, is said in words.
+    """
     from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, StrMethodFormatter
 
     keys = list(dict.fromkeys(key for _, log in logs for key in (log[-1] if log else {})))
-    keys = [key for key in keys if key not in ("step", "images", "seconds")]
+    seen = {key: [row[key] for _, log in logs for row in log if key in row] for key in keys}
+    plain = [key for key in keys if not isinstance(seen[key][0], list)]
+    still = [key for key in plain if len(seen[key]) > 1 and len(set(seen[key])) == 1]
+    keys = [key for key in keys if key not in (*AXIS, *still)]
+    words = ", ".join(f"{PLAIN.get(key, key.replace('_', ' '))} {seen[key][0]:g}" for key in still if key not in AXIS)
     if not keys:
         return None
     figure, panels = _panels(len(keys))
@@ -50,14 +58,12 @@ def curves(logs: Sequence[tuple[str, Sequence[Row]]]) -> Chart | None:
             axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if highest < 1000 * lowest else (1,)))
             axis.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
             axis.yaxis.set_minor_locator(NullLocator())
-        elif lowest == highest:
-            axis.set_ylim(lowest - 1, highest + 1)
-        if axis.get_yscale() == "linear":
-            axis.yaxis.set_major_locator(MaxNLocator(4, integer=lowest == highest))
+        else:
+            axis.yaxis.set_major_locator(MaxNLocator(4))
         axis.xaxis.set_major_locator(MaxNLocator(4))
         axis.set_title(PLAIN.get(key, key.replace("_", " ")))
         axis.set_xlabel("thousand images seen")
-    return Chart(drawing(figure), _legend([name for name, _ in logs]))
+    return Chart(drawing(figure), _legend([name for name, _ in logs]), f"The same all along: {words}." if words else "")
 
 
 def bars(title: str, unit: str, runs: Sequence[tuple[str, Float[np.ndarray, " _"]]], caption: str) -> Chart:

@@ -108,9 +108,9 @@ class Fitted:
     def surroundings(self) -> dict[str, Any]:
         """What the mapping was made from: generator, data, precision."""
         generator = {k: v for k, v in self.mapping.generator.config.items() if not isinstance(v, dict)}
-        run, task = self.record.get("run", {}), self.record.get("task", {})
+        run, fitted_to = self.record.get("run", {}), self.record.get("task", {}).get("generator")
         places = {
-            "weights of the generator": task.get("generator", {}).get("weights"),
+            "weights of the generator": fitted_to.get("weights") if isinstance(fitted_to, dict) else None,
             "queries of the fit": self.record.get("source"),
             "fingerprint of the queries": self.record.get("data"),
             "precision of the fit": run.get("precision"),
@@ -151,9 +151,10 @@ def analogies_section(runs: Sequence[Fitted], rows: Sequence[int], title: str, t
     queries = [tile(_largest(runs).queries.images[r], f"query {runs[0].queries.names[r]}") for r in rows]
     losses = [[f"{run.found.losses[r, 0]:.3f}" for r in rows] for run in runs]
     if len(runs) == 1:
-        caption = "Query, its analogy G(z), and the reconstruction T(G(z)) of the query; below: the loss."
+        text = f"{text} Each query is followed by its analogy G(z) and by its reconstruction T(G(z)); below, the loss"
+        text += ", from 0, all explained, to 1, nothing." if runs[0].mapping.recipe.loss == "appearance" else "."
         groups = [([y, *x], loss) for y, x, loss in zip(queries, found[0], losses[0], strict=True)]
-        return Section(title, text, [Cards(groups, caption)])
+        return Section(title, text.strip(), [Cards(groups)])
     heads = [("query", 1), *((run.name, 3) for run in runs)]
     table = [
         [y, *(cell for k in range(len(runs)) for cell in (*found[k][i], losses[k][i]))] for i, y in enumerate(queries)

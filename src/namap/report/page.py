@@ -133,7 +133,7 @@ def write_page(
     with storage_errors(output):
         output.parent.mkdir(parents=True, exist_ok=True)
         with atomic_file(output) as file:
-            file.write(html.encode())
+            file.write(html.encode(errors="backslashreplace"))  # names that are not UTF-8
 
 
 def tile(image: UInt8[np.ndarray, "c h w"], about: str = "") -> Tile:

@@ -17,7 +17,7 @@ from ..evaluation import evaluate_kept
 from ..evaluation.classifier import Classifier
 from ..generators import find_model, load_generator
 from ..mapping import Mapping
-from ..runs import read_log
+from ..runs import read_log, read_record
 from ..tensors import pick_device, pick_precision, place
 from .generators import Trained, generator_section, nearest_section
 from .mappings import Fitted, compared, duration, mapping_sections, settings_section, training_section
@@ -65,7 +65,7 @@ def report_runs(
     if kinds != {"namap-mapping"}:
         raise UsageError(f"report: takes mappings, or generators, found {' and '.join(sorted(kinds))}")
     mappings = [Mapping.from_pretrained(home, **options) for home in homes]
-    records = [_record(home) for home in homes]
+    records = [read_record(home) for home in homes]
     source = data or _source(homes[0], records)
     optimised = any(mapping.fitted_codes.refine for mapping in mappings)
     count = queries or QUERIES["optimised" if optimised else "one pass"]
@@ -106,7 +106,7 @@ def _report_generators(
     device = pick_device(options.get("device", "auto"))
     precision = pick_precision(options.get("precision", "auto"), device)
     runs = [
-        Trained(name, place(load_generator(home), device), device, precision, read_log(home), _record(home))
+        Trained(name, place(load_generator(home), device), device, precision, read_log(home), read_record(home))
         for home, name in zip(homes, names, strict=True)
     ]
     sections: list[Section | None] = [generator_section([run.shown for run in runs])]
@@ -135,11 +135,6 @@ def _home(run: Path) -> Path:
     if (run / "mapping" / "final").is_dir():
         return run / "mapping"
     return run.parent if run.name == "final" and (run.parent / "run.json").is_file() else run
-
-
-def _record(home: Path) -> dict[str, Any]:
-    path = home / "run.json"
-    return checkpoint.read_json(path) if path.is_file() else {}
 
 
 def _source(home: Path, records: Sequence[dict[str, Any]]) -> str:
