@@ -15,13 +15,13 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from .checkpoint import digest
-from .codes import CodeSource
+from .codes import CodeSource, make_codes
 from .data import ImageDomain
 from .data.coverage import compare_coverage
 from .data.feeding import ImageStream, open_stream
 from .data.shards import is_stream
 from .errors import UsageError, warn
-from .generators import Generator, WrappedGenerator, device_of, freeze, sample
+from .generators import Generator, WrappedGenerator, device_of, freeze, remember_generator, sample
 from .kinds import Dissent
 from .losses import (
     Reconstruction,
@@ -38,7 +38,7 @@ from .networks import CodeTable, EarnedMapper, PaperMapper, VGGFeatures
 from .networks.vgg import Convention
 from .recipes import Recipe
 from .tensors import Codes, Images, XImages, autocast, from_numpy, place, random_stream, to_uint8
-from .training import Batch, Update, late_decay
+from .training import Batch, Run, Update, late_decay
 
 INFORMATIVE_NATS = 0.01  # a dimension of the code with less KL than this says nothing about its query
 MIN_DIVERSITY = 0.1  # of that of the generator's samples
@@ -75,6 +75,21 @@ def make_mapper(recipe: Recipe, x_channels: int, y_channels: int) -> nn.Module:
     if recipe.mapper == "earned":
         return EarnedMapper(x_channels, outputs, recipe.filters)
     return PaperMapper(x_channels, outputs, recipe.filters, recipe.skip)
+
+
+def make_networks(recipe: Recipe, generator: Generator, channels: int, count: int) -> tuple[nn.Module, CodeSource]:
+    """T and the source of codes, untrained, for `count` queries of `channels` channels."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        mapper = make_mapper(recipe, generator.channels, channels)
+        return mapper, make_codes(recipe, channels, generator.image_size, generator.latent_dim, count)
+
+
+def make_run(recipe: Recipe, generator: Generator, device: torch.device, precision: str, quiet: bool) -> Run:
+    """How a recipe is run; its result takes the generator's weights along."""
+    kept = sum(t.nbytes for t in remember_generator(generator)[1].values())
+    how = (recipe.images, recipe.batch_size, recipe.seed, str(device), precision)
+    return Run(*how, result_bytes=kept, quiet=quiet, label=f"fitting {recipe.method}")
 
 
 def make_optimizers(mapper: nn.Module, codes: CodeSource, recipe: Recipe) -> dict[str, torch.optim.Optimizer]:
@@ -150,10 +165,11 @@ class MappingTask:
         codes: where z comes from.
         targets: phi(y) of the queries.
         recipe: of the whole fit.
-        span: the part of the fit that this run is, as shares of it.
-        voters: fingerprint of the images of X whose kinds are voted on.
+        voters: images of X whose kinds are voted on; None: no vote.
+        first: with voters, whether this is the part of the fit before the vote, or the one after it.
 
     Attributes:
+        span: the part of the fit that this is, as shares of it.
         dissent: how much analogies disagree with the vote; None: none was held.
     """
 
@@ -166,10 +182,10 @@ class MappingTask:
         codes: CodeSource,
         targets: "FeatureCache",
         recipe: Recipe,
-        span: tuple[float, float] = (0.0, 1.0),
-        voters: str | None = None,
+        voters: ImageDomain | None = None,
+        first: bool = False,
     ):
-        self.span = span
+        self.span = (0.0, 1.0) if voters is None else (0.0, recipe.vote_at) if first else (recipe.vote_at, 1.0)
         self.dissent: Dissent | None = None
         self.generator, self.mapper, self.codes = generator, mapper, codes
         self.reconstruction, self.targets, self.recipe = targets.reconstruction, targets, recipe
@@ -180,7 +196,7 @@ class MappingTask:
             "recipe": asdict(recipe),
             "generator": generator.identity,
             "features": features_digest(self.reconstruction),
-            **({} if voters is None else {"x": voters}),
+            **({} if voters is None else {"x": voters.fingerprint}),
         }
         self.learning_rate = late_decay
 

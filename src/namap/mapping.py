@@ -15,12 +15,12 @@ from torch import nn
 
 from . import checkpoint, fitting, processes
 from .analogies import Analogies, counted
-from .codes import CodeSource, make_codes
+from .codes import CodeSource
 from .data import ImageDomain, load_domain
 from .data.coverage import shrink
 from .data.feeding import ImageStream
 from .errors import UsageError
-from .generators import Generator, WarpedGenerator, freeze, recall_generator, remember_generator, sample
+from .generators import Generator, WarpedGenerator, freeze, recall_generator, sample
 from .hub import local_model, push
 from .losses import Reconstruction
 from .networks.vgg import Convention
@@ -40,10 +40,12 @@ from .tensors import (
     random_stream,
     to_uint8,
 )
-from .training import Run, identity, train
+from .training import identity, train
 from .voting import drop_checkpoints, hold_vote, open_voters, part_of
 
 M = TypeVar("M", bound="Mapping")
+Source = str | Path | ImageDomain  # of images: whatever `load_domain` reads, or what it has read
+Domain = ImageDomain | ImageStream
 
 
 class Mapping:
@@ -97,13 +99,7 @@ class Mapping:
         self.mapper: nn.Module = nn.Identity()
         self.codes: CodeSource | None = None
 
-    def fit(
-        self: M,
-        data: str | Path | ImageDomain,
-        outdir: str | Path | None = None,
-        quiet: bool = False,
-        x: str | Path | ImageDomain | None = None,
-    ) -> M:
+    def fit(self: M, data: Source, outdir: Path | str | None = None, quiet: bool = False, x: Source | None = None) -> M:
         """Learn T and the codes (or E) from queries alone; returns the mapping itself.
 
         Args:
@@ -127,16 +123,14 @@ class Mapping:
         self.place()
         voters = open_voters(x, recipe, domain, self.sample_x)
         task = self.make_task(domain, voters)
-        how = (str(self.device), self.precision)
-        label, kept = f"fitting {self.method}", sum(t.nbytes for t in remember_generator(self.generator)[1].values())
-        run = Run(recipe.images, recipe.batch_size, recipe.seed, *how, result_bytes=kept, quiet=quiet, label=label)
+        run = fitting.make_run(recipe, self.generator, self.device, self.precision, quiet)
         home = None if outdir is None else Path(outdir)
         with occupied(home, identity(task, domain, part_of(run, task))) as finished:
             if finished and home is not None:
                 self.restore(load_result(home), home / "final")
                 return self
-            if voters is not None and isinstance(domain, ImageDomain):
-                task.dissent = hold_vote(self.make_task(domain, voters, first=True), voters, domain, run, home)
+            if voters is not None:
+                task.dissent = hold_vote(self.make_task(domain, voters, first=True), voters, run, home)
             train(task, domain, part_of(run, task), home)
             self.eval()
             if home is not None and processes.is_main():
@@ -147,12 +141,8 @@ class Mapping:
 
     def build(self, channels: int, count: int) -> None:
         """Make T and the source of codes, untrained, for `count` queries of `channels` channels."""
-        recipe = self.recipe
         self.channels = channels
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(recipe.seed)
-            self.mapper = fitting.make_mapper(recipe, self.generator.channels, channels)
-            self.codes = make_codes(recipe, channels, self.image_size, self.latent_dim, count)
+        self.mapper, self.codes = fitting.make_networks(self.recipe, self.generator, channels, count)
 
     def to(self: M, device: str | torch.device) -> M:
         """Move everything to `auto`, `cpu` or `cuda[:n]`; a precision of `auto` is chosen anew."""
@@ -167,18 +157,14 @@ class Mapping:
 
     def place(self) -> None:
         """Move T and the source of codes to the device, channels last."""
-        for module in (self.mapper, self.fitted_codes):
-            place(module, self.device)
+        place(self.mapper, self.device)
+        place(self.fitted_codes, self.device)
 
-    def make_task(
-        self, domain: ImageDomain | ImageStream, voters: ImageDomain | None = None, first: bool = False
-    ) -> fitting.MappingTask:
+    def make_task(self, domain: Domain, voters: ImageDomain | None = None, first: bool = False) -> fitting.MappingTask:
         """What is trained: T and the codes, on `domain`, which is prepared; with voters, up to the vote or after it."""
-        reconstruction, vote_at = self.make_reconstruction(), self.recipe.vote_at
-        cache = fitting.FeatureCache(reconstruction, domain, self.recipe.feature_cache_gb, self.device, self.precision)
-        span = (0.0, 1.0) if voters is None else (0.0, vote_at) if first else (vote_at, 1.0)
-        networks = (self.generator, self.mapper, self.fitted_codes)
-        return fitting.MappingTask(*networks, cache, self.recipe, span, None if voters is None else voters.fingerprint)
+        how = (self.recipe.feature_cache_gb, self.device, self.precision)
+        cache = fitting.FeatureCache(self.make_reconstruction(), domain, *how)
+        return fitting.MappingTask(self.generator, self.mapper, self.fitted_codes, cache, self.recipe, voters, first)
 
     def make_reconstruction(self) -> Reconstruction:
         """The loss of the recipe, with its feature network where it has one."""
@@ -191,12 +177,12 @@ class Mapping:
 
     def eval(self) -> None:
         """Inference mode: T and the codes are fixed, and an answer never depends on its batch-mates."""
-        for module in (self.mapper, self.fitted_codes):
-            freeze(module)
+        freeze(self.mapper)
+        freeze(self.fitted_codes)
 
     def translate(
         self,
-        data: str | Path | ImageDomain,
+        data: Source,
         solutions: int = 1,
         refine: int | None = None,
         seed: int | torch.Generator = 0,
@@ -212,7 +198,7 @@ class Mapping:
             solutions: k answers for each query; with `vae`, the first is of the mean and the others are samples.
             refine: iterations of Eq. 6 that follow the first codes; None: 0 with an encoder (one pass), 200 for NAM.
             seed: of the samples and starts: a number, or a torch.Generator, of which one number is drawn, so that the
-                next call gives other solutions. diffusers calls this argument `generator`, which here means G.
+                next call gives others (diffusers' argument `generator`, which here means G).
             batch_size: queries at a time; changes nothing but memory and speed.
             temperature: factor on the noise of the samples and starts: more is more varied, and more often not y.
             quiet: no progress bar.
@@ -277,21 +263,18 @@ class Mapping:
 
     @torch.no_grad()
     def map_forward(self, x: XImages, like: Images | None = None) -> Images:
-        """T: map X images to Y images, the way that NAM Eq. 3 learns; small, and weak at it: see `train_mapper`.
+        """T: map X images to Y images `[b c h w]` in [-1, 1], as NAM Eq. 3 learns it; small, and weak: see `train_mapper`.
 
         Args:
             x: `[b c h w]` in [-1, 1], e.g. analogies.
             like: images whose appearance (an affine map of T's output, fitted per image) the result takes; only under
                 the appearance-invariant loss, whose T has one channel and no colours of its own. None: x itself.
-
-        Returns:
-            `[b c h w]` in [-1, 1].
         """
         like = None if like is None else like.to(self.device)
         with autocast(self.device, self.precision):
             return fitting.map_x(self.mapper, x.to(self.device), self.channels, self.recipe, like)
 
-    def prepare_queries(self, data: str | Path | ImageDomain) -> ImageDomain:
+    def prepare_queries(self, data: Source) -> ImageDomain:
         """Queries at the generator's size, with Y's channels once these are known."""
         domain = load_domain(data, self.image_size, self.channels or None)
         return replace(domain, images=shrink(domain.images, self.recipe.query_scale))
@@ -338,7 +321,7 @@ class Mapping:
         """
         checkpoint.save_directory(Path(path), *self.state())
 
-    def push_to_hub(self, repo_id: str, data: str | Path | ImageDomain | None = None, **options: Any) -> str:
+    def push_to_hub(self, repo_id: str, data: Source | None = None, **options: Any) -> str:
         """Publish this mapping with a model card: see `namap.hub.push`, which takes the options."""
         return push(self, repo_id, data, **options)
 

@@ -51,16 +51,17 @@ def open_voters(
     return voters.subset(np.sort(order))
 
 
-def hold_vote(first: MappingTask, voters: ImageDomain, domain: ImageDomain, run: Run, home: Path | None) -> Dissent:
+def hold_vote(first: MappingTask, voters: ImageDomain, run: Run, home: Path | None) -> Dissent:
     """Fit up to the vote, then let the queries decide on their kinds.
 
     Args:
         first: the fit so far; its networks are those that go on.
         voters: images of X.
-        domain: the queries.
         run: of the whole fit.
         home: the directory of the fit, which keeps the logs of its parts in `PARTS`.
     """
+    domain = first.targets.domain
+    assert isinstance(domain, ImageDomain)  # `open_voters` refuses streams
     before, learning = (None if home is None else home / part for part in PARTS)
     train(first, domain, part_of(run, first), before)
     kinds = find_kinds(voters, first.recipe.kinds, run.seed)

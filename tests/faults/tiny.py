@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from namap import generators, mapping
+from namap import fitting, generators, mapping
 from namap.data import ImageDomain
 from namap.errors import NamapError
 from namap.generators import freeze, training
@@ -19,7 +19,7 @@ from namap.training import Loop, Run
 STEPS, BATCH = 40, 16
 # A checkpoint and a line of the log after every step, so that most kills fall into one.
 EveryStep = functools.partial(Run, checkpoint_seconds=0, log_every=1)
-mapping.Run = training.Run = EveryStep  # pyright: ignore[reportAttributeAccessIssue]
+fitting.Run = training.Run = EveryStep  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def pictures(count: int = 64) -> ImageDomain:
