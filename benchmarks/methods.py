@@ -71,7 +71,8 @@ def paper(method: str) -> Callable[[Scene, int, float, Path], Answer]:
 
 def fitted(scene: Scene, seed: int, home: Path, settings: dict[str, Any]) -> Answer:
     """Fit, translate the test queries, and give what can be seen without labels."""
-    mapping = make_mapping(scene, settings, own_generator(scene, home, seed), seed).fit(scene.y_train, home)
+    mapping = make_mapping(scene, settings, own_generator(scene, home, seed), seed)
+    mapping.fit(scene.y_train, home, x=scene.x_train if mapping.recipe.kinds else None)
     # VAE-NAM samples; an autoencoder has one answer, and NAM's starts cost a hundred passes through VGG each.
     solutions = scene.experiment.solutions if settings["method"] == "vae" else 1
     refine = (5 if scene.quick else NAM_STEPS) if settings["method"] == "nam" else None

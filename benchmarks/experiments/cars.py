@@ -10,8 +10,8 @@ import torch
 from torch.nn import functional as F
 
 from namap import checkpoint
+from namap.classifying import ClassifierTask, jitter
 from namap.errors import DataError
-from namap.evaluation.classifier import ClassifierTask, jitter
 from namap.generators import freeze
 from namap.generators.families import dcgan
 from namap.networks import NIN
@@ -106,7 +106,12 @@ def obtain_regressor(scene: Scene, home: Path) -> NIN:
         return freeze(network)
     labelled = replace(scene.x_train, labels=angles(scene, "x_train"))  # not counts: an angle may be negative
     images = QUICK_IMAGES if scene.quick else 120_000
-    train(AngleTask(network), labelled, Run(images, 64, 0, label="training the regressor"), home)
+    train(
+        AngleTask(network, {"kind": "nin-angle", "width": network.width}),
+        labelled,
+        Run(images, 64, 0, label="training the regressor"),
+        home,
+    )
     checkpoint.save_directory(home / "final", network.state_dict(), {"format": "angle-regressor"})
     return freeze(network)
 

@@ -114,6 +114,13 @@ def fit(
         float | None,
         typer.Option(min=0, help="Room for the features of the queries under --loss perceptual or gram. Default: 2."),
     ] = None,
+    kinds: Annotated[
+        int | None,
+        typer.Option(min=2, help="Let the queries vote on so many kinds of X: some three times as many as there are."),
+    ] = None,
+    x: Annotated[
+        str | None, typer.Option("--x", help="With --kinds: images of X to find them among. Default: samples of G.")
+    ] = None,
     images: Images = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Decides initialisation, data order and noise.")] = None,
     config: Annotated[Path | None, typer.Option(help="YAML file of settings, as --dry-run prints them.")] = None,
@@ -140,7 +147,7 @@ def fit(
     from .recipes import make_recipe
 
     flags = {"method": method, "loss": loss, "images": images, "seed": seed, "skip": mapper_skip}
-    flags |= {"warp": warp, "query_size": query_size, "feature_cache_gb": feature_cache_gb}
+    flags |= {"warp": warp, "query_size": query_size, "feature_cache_gb": feature_cache_gb, "kinds": kinds}
     settings = read_settings(config, set_ or [], **flags)
     foreign = {"latent_dim": latent_dim, "spatial": spatial, "stage": stage, "trust_pickle": trust_pickle}
     mapping = METHODS[make_recipe(settings).method](
@@ -155,7 +162,7 @@ def fit(
         return say({"generator": generator, "data": data, "outdir": str(outdir), **asdict(mapping.recipe)})
     domain = data if is_stream(data) else load_domain(data, mapping.image_size, quiet=quiet)
     clear(outdir, overwrite)
-    mapping.fit(domain, outdir, quiet)
+    mapping.fit(domain, outdir, quiet, x)
     say(
         {"model": str(outdir)},
         as_json,

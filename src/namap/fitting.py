@@ -1,6 +1,6 @@
 """The one training step that NAM, AE-NAM and VAE-NAM share.
 
-loss = reconstruction(T(G(z)), y) + beta * KL(q(z|y) || N(0, I))
+loss = reconstruction(T(G(z)), y) + beta * KL(q(z|y) || N(0, I)), and after a vote, dissent(G(z), y).
 """
 
 from collections.abc import Iterator
@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Int
 from torch import Tensor, nn
 
 from .checkpoint import digest
@@ -21,6 +22,7 @@ from .data.feeding import ImageStream, open_stream
 from .data.shards import is_stream
 from .errors import UsageError, warn
 from .generators import Generator, WrappedGenerator, device_of, freeze, sample
+from .kinds import Dissent
 from .losses import (
     Reconstruction,
     appearance_invariant,
@@ -140,7 +142,20 @@ def stream_queries(source: Any, recipe: Recipe, size: int, channels: int | None)
 
 
 class MappingTask:
-    """The one training step that the three methods share."""
+    """The one training step that the three methods share.
+
+    Args:
+        generator: G.
+        mapper: T.
+        codes: where z comes from.
+        targets: phi(y) of the queries.
+        recipe: of the whole fit.
+        span: the part of the fit that this run is, as shares of it.
+        voters: fingerprint of the images of X whose kinds are voted on.
+
+    Attributes:
+        dissent: how much analogies disagree with the vote; None: none was held.
+    """
 
     divisible = True
 
@@ -151,7 +166,11 @@ class MappingTask:
         codes: CodeSource,
         targets: "FeatureCache",
         recipe: Recipe,
+        span: tuple[float, float] = (0.0, 1.0),
+        voters: str | None = None,
     ):
+        self.span = span
+        self.dissent: Dissent | None = None
         self.generator, self.mapper, self.codes = generator, mapper, codes
         self.reconstruction, self.targets, self.recipe = targets.reconstruction, targets, recipe
         self.modules: dict[str, nn.Module] = {"mapper": mapper, "codes": codes}
@@ -161,20 +180,26 @@ class MappingTask:
             "recipe": asdict(recipe),
             "generator": generator.identity,
             "features": features_digest(self.reconstruction),
+            **({} if voters is None else {"x": voters}),
         }
         self.learning_rate = late_decay
 
     def updates(self, batch: Batch) -> Iterator[Update]:
         """reconstruction(T(G(z)), y) + beta KL, for whatever source gives z."""
         recipe, mapper = self.recipe, self.mapper
+        progress = self.span[0] + batch.progress * (self.span[1] - self.span[0])
         if isinstance(mapper, EarnedMapper):
-            mapper.free = batch.progress >= recipe.freedom
-        beta = recipe.beta * (1 if batch.progress >= recipe.warmup else 1e-3)
+            mapper.free = progress >= recipe.freedom
+        beta = recipe.beta * (1 if progress >= recipe.warmup else 1e-3)
         z, kl = self.codes(batch.index, batch.images, batch.rng)
         x = self.generator(z)
         reconstruction = self.reconstruction(mapper(x), batch.images, self.targets(batch))
         logs = {"reconstruction": reconstruction, "kl": kl.sum(1), **health(z, kl, x, NEAR * self.prior_diversity)}
-        yield Update(tuple(self.optimizers), reconstruction + beta * kl.sum(1), logs)
+        loss = reconstruction + beta * kl.sum(1)
+        if self.dissent is not None:
+            logs["dissent"] = self.dissent(batch.index, x)
+            loss = loss + recipe.vote_weight * logs["dissent"]
+        yield Update(tuple(self.optimizers), loss, logs)
 
     def concern(self, row: dict[str, float]) -> str:
         """Collapse of the codes or of the analogies, in a logged row."""
@@ -207,15 +232,18 @@ def show_fit(
     device = next(mapper.parameters()).device
     index = torch.linspace(0, len(domain) - 1, min(SHOWN, len(domain))).long()
     y = from_numpy(domain.images[index.numpy()], device)
-    z = (
-        codes.rows(index.to(device))
-        if isinstance(codes, CodeTable)
-        else codes.starts(y, 1, random_stream(0, device=device))[:, 0]
-    )
+    z = codes_of(codes, index.to(device), y)
     t = mapper(generator(z)).float()
     if recipe.loss == "appearance":
         t = paint(t, *fit_appearance(t, y))
     return [y, generator.picture(z), t]
+
+
+def codes_of(codes: CodeSource, index: Int[Tensor, " b"], y: Images) -> Codes:
+    """The codes of queries of the fit, without noise: rows of the table, or what E says."""
+    if isinstance(codes, CodeTable):
+        return codes.rows(index)
+    return codes.starts(y, 1, random_stream(0, device=y.device))[:, 0]
 
 
 def map_x(mapper: nn.Module, x: XImages, channels: int, recipe: Recipe, like: Images | None = None) -> Images:

@@ -41,6 +41,7 @@ from .tensors import (
     to_uint8,
 )
 from .training import Run, identity, train
+from .voting import drop_checkpoints, hold_vote, open_voters, part_of
 
 M = TypeVar("M", bound="Mapping")
 
@@ -96,7 +97,13 @@ class Mapping:
         self.mapper: nn.Module = nn.Identity()
         self.codes: CodeSource | None = None
 
-    def fit(self: M, data: str | Path | ImageDomain, outdir: str | Path | None = None, quiet: bool = False) -> M:
+    def fit(
+        self: M,
+        data: str | Path | ImageDomain,
+        outdir: str | Path | None = None,
+        quiet: bool = False,
+        x: str | Path | ImageDomain | None = None,
+    ) -> M:
         """Learn T and the codes (or E) from queries alone; returns the mapping itself.
 
         Args:
@@ -104,6 +111,7 @@ class Mapping:
             outdir: where checkpoints, `metrics.jsonl` and the result (`final/`) go; the same call again goes on,
                 or loads the result. None: nothing is written.
             quiet: no progress bar.
+            x: images of X, among which the setting `kinds` finds what the queries vote on; None: samples of G.
 
         Raises:
             DataError: no usable images.
@@ -117,20 +125,24 @@ class Mapping:
         fitting.warn_of_coverage(self.sample_x(256), domain)
         self.build(domain.channels, len(domain.head))
         self.place()
-        task = self.make_task(domain)
+        voters = open_voters(x, recipe, domain, self.sample_x)
+        task = self.make_task(domain, voters)
         how = (str(self.device), self.precision)
         label, kept = f"fitting {self.method}", sum(t.nbytes for t in remember_generator(self.generator)[1].values())
         run = Run(recipe.images, recipe.batch_size, recipe.seed, *how, result_bytes=kept, quiet=quiet, label=label)
         home = None if outdir is None else Path(outdir)
-        with occupied(home, identity(task, domain, run)) as finished:
+        with occupied(home, identity(task, domain, part_of(run, task))) as finished:
             if finished and home is not None:
                 self.restore(load_result(home), home / "final")
                 return self
-            train(task, domain, run, home)
+            if voters is not None and isinstance(domain, ImageDomain):
+                task.dissent = hold_vote(self.make_task(domain, voters, first=True), voters, domain, run, home)
+            train(task, domain, part_of(run, task), home)
             self.eval()
             if home is not None and processes.is_main():
                 domain.write_skipped(home)
                 self.save_pretrained(home / "final")
+                drop_checkpoints(home)
         return self
 
     def build(self, channels: int, count: int) -> None:
@@ -158,11 +170,15 @@ class Mapping:
         for module in (self.mapper, self.fitted_codes):
             place(module, self.device)
 
-    def make_task(self, domain: ImageDomain | ImageStream) -> fitting.MappingTask:
-        """What is trained: T and the codes, on `domain`, which is prepared."""
-        reconstruction, budget = self.make_reconstruction(), self.recipe.feature_cache_gb
-        cache = fitting.FeatureCache(reconstruction, domain, budget, self.device, self.precision)
-        return fitting.MappingTask(self.generator, self.mapper, self.fitted_codes, cache, self.recipe)
+    def make_task(
+        self, domain: ImageDomain | ImageStream, voters: ImageDomain | None = None, first: bool = False
+    ) -> fitting.MappingTask:
+        """What is trained: T and the codes, on `domain`, which is prepared; with voters, up to the vote or after it."""
+        reconstruction, vote_at = self.make_reconstruction(), self.recipe.vote_at
+        cache = fitting.FeatureCache(reconstruction, domain, self.recipe.feature_cache_gb, self.device, self.precision)
+        span = (0.0, 1.0) if voters is None else (0.0, vote_at) if first else (vote_at, 1.0)
+        networks = (self.generator, self.mapper, self.fitted_codes)
+        return fitting.MappingTask(*networks, cache, self.recipe, span, None if voters is None else voters.fingerprint)
 
     def make_reconstruction(self) -> Reconstruction:
         """The loss of the recipe, with its feature network where it has one."""

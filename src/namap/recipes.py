@@ -41,6 +41,11 @@ class Recipe:
         warp: a spatial transformer between G and T, with a shift, scale and rotation of each query's own.
         query_size: side of the queries under `warp`, where G's images are larger (0: the same).
         query_scale: queries are shrunk about their centre by this factor before anything else.
+        kinds: kinds of images of X, found without labels, that the queries vote on after a first part of the run; the
+            rest of it is told the outcome (`namap.kinds`). For domains of distinct things in equal proportions; some
+            three times as many as there are things. 0: no vote.
+        vote_at: share of the run after which they vote.
+        vote_weight: of the outcome in the loss.
     """
 
     method: Method = "vae"
@@ -64,6 +69,9 @@ class Recipe:
     warp: bool = False
     query_size: int = Field(default=0, ge=0, le=4096)
     query_scale: float = Field(default=1.0, gt=0.1, le=1)
+    kinds: int = Field(default=0, ge=0, le=1000)
+    vote_at: float = Field(default=0.6, gt=0, lt=1)
+    vote_weight: float = Field(default=0.1, ge=0)
 
 
 def default_recipe(

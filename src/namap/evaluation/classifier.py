@@ -1,24 +1,21 @@
 """The judge: a Network-in-Network classifier trained on real images of X only."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int, UInt8
-from torch import nn
-from torch.nn import functional as F
 
 from .. import checkpoint
+from ..classifying import ClassifierTask
 from ..data import ImageDomain
 from ..errors import DataError, StorageError, UsageError
 from ..generators import find_model, freeze
 from ..networks import NIN
 from ..runs import occupied
-from ..tensors import Images, autocast, from_numpy, pick_device, pick_precision, place
-from ..training import Batch, Run, Update, identity, train
+from ..tensors import autocast, from_numpy, pick_device, pick_precision, place
+from ..training import Run, identity, train
 
 DEFAULT_IMAGES = 240_000
 DEFAULT_WIDTH = 48
@@ -105,50 +102,6 @@ class Classifier:
         )
 
 
-class ClassifierTask:
-    """Cross-entropy with label smoothing, on shifted and turned images, under a one-cycle rate."""
-
-    def __init__(self, network: NIN, learning_rate: float = 2e-3):
-        self.network = network
-        self.modules: dict[str, nn.Module] = {"network": network}
-        optimizer = torch.optim.AdamW(network.parameters(), learning_rate, weight_decay=0.01, fused=True)
-        self.optimizers: dict[str, torch.optim.Optimizer] = {"network": optimizer}
-        self.config: dict[str, Any] = {"kind": "nin", "width": network.width, "learning_rate": learning_rate}
-
-    def learning_rate(self, progress: float) -> float:
-        """Linear warm-up over a tenth of the run, then half a cosine."""
-        return min(progress * 10, 1.0) * (0.5 + 0.5 * float(np.cos(np.pi * progress))) + 1e-3
-
-    def updates(self, batch: Batch) -> Iterator[Update]:
-        """One step."""
-        assert batch.labels is not None
-        logits = self.network(jitter(batch.images, batch.rng))
-        loss = F.cross_entropy(logits, batch.labels, reduction="none", label_smoothing=0.05)
-        yield Update(("network",), loss, {"loss": loss})
-
-    def after_step(self, step: int) -> None:
-        """Nothing follows a step."""
-
-    def concern(self, row: dict[str, float]) -> str:
-        """Nothing: its accuracy on held-out images is reported at the end."""
-        return ""
-
-    def pictures(self) -> list[torch.Tensor]:
-        """None: a classifier draws nothing."""
-        return []
-
-
-def jitter(images: Images, rng: torch.Generator) -> Images:
-    """A small random shift (2 px at 32), rotation (10 degrees) and scale (10%) of each image."""
-    b = len(images)
-    turn, scale, dx, dy = torch.empty(4, b, device=images.device).uniform_(-1, 1, generator=rng)
-    angle, factor = turn * np.pi / 18, 1 + 0.1 * scale
-    cosine, sine = angle.cos() * factor, angle.sin() * factor
-    theta = torch.stack([cosine, -sine, dx / 8, sine, cosine, dy / 8], 1).view(b, 2, 3)
-    grid = F.affine_grid(theta, list(images.shape), align_corners=False)
-    return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
-
-
 def train_classifier(
     domain: ImageDomain,
     outdir: Path | None = None,
@@ -187,8 +140,8 @@ def train_classifier(
         torch.manual_seed(seed)
         network = place(NIN(domain.channels, classes, width), pick_device(device))
     run = Run(images, 128, seed, device, precision, quiet=quiet, label="training the classifier")
-    task = ClassifierTask(network)
-    task.config["labels"] = checkpoint.digest({"labels": torch.from_numpy(domain.labels)})
+    labels = checkpoint.digest({"labels": torch.from_numpy(domain.labels)})
+    task = ClassifierTask(network, {"kind": "nin", "width": network.width, "labels": labels})
     with occupied(outdir, identity(task, domain, run)) as finished:
         if finished and outdir is not None:
             return Classifier.load(outdir, device)

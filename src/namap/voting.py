@@ -1,0 +1,91 @@
+"""A vote of the queries in the middle of a fit: see `namap.kinds` for what is voted on, and why."""
+
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from . import processes
+from .data import ImageDomain, load_domain
+from .data.feeding import ImageStream
+from .errors import UsageError
+from .fitting import MappingTask, codes_of
+from .kinds import Dissent, cast_votes, find_kinds, learn_kinds, tell_kinds
+from .recipes import Recipe
+from .tensors import Images, autocast, from_numpy, inference, to_uint8
+from .training import Run, train
+
+VOTERS = 4000  # images of X that kinds are found among
+PARTS = ("before-the-vote", "kinds")  # directories within that of a fit
+
+
+def open_voters(
+    x: str | Path | ImageDomain | None,
+    recipe: Recipe,
+    domain: ImageDomain | ImageStream,
+    samples: Callable[[int], Images],
+) -> ImageDomain | None:
+    """The images of X whose kinds are voted on, at most `VOTERS`: those that were given, or samples of G.
+
+    None where the recipe has no vote.
+
+    Raises:
+        UsageError: a vote where not all queries are at hand, or of queries that are warped.
+    """
+    if not recipe.kinds:
+        if x is not None:
+            raise UsageError("x is what the queries vote on: say how many kinds of images it has, e.g. --set kinds=30")
+        return None
+    if isinstance(domain, ImageStream) or processes.count() > 1:
+        raise UsageError("setting kinds: the queries vote in one process that has them all at hand")
+    if recipe.warp:
+        raise UsageError("setting kinds: not with warp, under which an analogy is no picture of X")
+    size = samples(1).shape[1:]
+    if x is None:
+        return ImageDomain.from_array(to_uint8(samples(VOTERS)).cpu().numpy(), source="samples of the generator")
+    voters = load_domain(x, size[-1], size[0])
+    order = np.random.default_rng(0).permutation(len(voters))[:VOTERS]
+    return voters.subset(np.sort(order))
+
+
+def hold_vote(first: MappingTask, voters: ImageDomain, domain: ImageDomain, run: Run, home: Path | None) -> Dissent:
+    """Fit up to the vote, then let the queries decide on their kinds.
+
+    Args:
+        first: the fit so far; its networks are those that go on.
+        voters: images of X.
+        domain: the queries.
+        run: of the whole fit.
+        home: the directory of the fit, which keeps the logs of its parts in `PARTS`.
+    """
+    before, learning = (None if home is None else home / part for part in PARTS)
+    train(first, domain, part_of(run, first), before)
+    kinds = find_kinds(voters, first.recipe.kinds, run.seed)
+    network = learn_kinds(voters, kinds, replace(run, label="learning the kinds", result_bytes=0), learning)
+    found = analogies_of(first, domain, run.precision)
+    return Dissent(network, cast_votes(domain, tell_kinds(network, found, run.precision), kinds))
+
+
+def drop_checkpoints(home: Path) -> None:
+    """Once a fit has its result, its parts need no checkpoints."""
+    for part in PARTS:
+        shutil.rmtree(home / part / "checkpoints", ignore_errors=True)
+
+
+def part_of(run: Run, task: MappingTask) -> Run:
+    """The part of a fit that a task is."""
+    return replace(run, images=max(1, round(run.images * (task.span[1] - task.span[0]))))
+
+
+def analogies_of(task: MappingTask, domain: ImageDomain, precision: str) -> ImageDomain:
+    """The analogies of this moment of all queries."""
+    device, parts = next(task.mapper.parameters()).device, []
+    with inference(*task.modules.values()), autocast(device, precision):
+        for start in range(0, len(domain), 256):
+            y = from_numpy(domain.images[start : start + 256], device)
+            index = torch.arange(start, start + len(y), device=device)
+            parts.append(to_uint8(task.generator(codes_of(task.codes, index, y))).cpu().numpy())
+    return ImageDomain.from_array(np.concatenate(parts), source="analogies")

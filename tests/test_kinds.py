@@ -1,0 +1,127 @@
+"""Kinds without labels, and a vote that puts right what no query can know alone."""
+
+import numpy as np
+import pytest
+
+from namap import checkpoint, kinds
+from namap.data import ImageDomain, load_domain
+from namap.errors import DataError, UsageError
+from namap.kinds import balance, cast_votes, find_kinds
+from namap.mapping import VAENAM
+
+SMALL = {"images": 640, "batch_size": 32, "encoder_width": 8, "filters": 4, "precision": "fp32"}
+
+
+@pytest.fixture(scope="module")
+def typeset():
+    return load_domain("embedded:typeset/train").subset(slice(None, None, 5))  # 1200 digits
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    monkeypatch.setattr(kinds, "TRAINING_IMAGES", 256)
+
+
+def of_class(labels: np.ndarray, found: kinds.Kinds) -> np.ndarray:
+    """Each kind's digit, by the majority of its images."""
+    return np.array([np.bincount(labels[found.labels == k], minlength=10).argmax() for k in range(len(found.prior))])
+
+
+def test_kinds_are_pure_and_the_same_again(typeset):
+    found = find_kinds(typeset, 30)
+    assert (of_class(typeset.labels, found)[found.labels] == typeset.labels).mean() > 0.9
+    np.testing.assert_allclose(found.likeness.sum(1), 1)
+    np.testing.assert_array_equal(find_kinds(typeset, 30).labels, found.labels)
+
+
+def test_colours_and_their_inverse_change_no_neighbours(typeset):
+    some = typeset.subset(slice(0, 200))
+    inverse = ImageDomain.from_array(255 - some.images)
+    same = (kinds.neighbour_graph(some) != kinds.neighbour_graph(inverse)).nnz
+    assert same < 0.02 * kinds.neighbour_graph(some).nnz
+
+
+def test_balanced_shares_are_as_frequent_as_the_prior_and_keep_what_is_certain():
+    shares = np.random.default_rng(0).dirichlet([0.3] * 4, 500)
+    prior = np.array([0.1, 0.2, 0.3, 0.4])
+    balanced = balance(shares, prior)
+    np.testing.assert_allclose(balanced.mean(0), prior, atol=1e-3)
+    np.testing.assert_allclose(balanced.sum(1), 1)
+    ratio = np.log(balanced) - np.log(shares + 1e-6) / kinds.TEMPERATURE
+    np.testing.assert_allclose(ratio - ratio[:, :1], (ratio - ratio[:, :1])[0] * np.ones((500, 1)), atol=1e-6)
+
+
+def test_a_vote_mends_what_most_of_a_class_got_wrong(typeset):
+    """Half the 1s say 7, half the 7s say 2: alone nothing tells; the 1 of X would stay without a query."""
+    found = find_kinds(typeset, 30)
+    digit = of_class(typeset.labels, found)
+    queries = load_domain("embedded:handwriting/train")
+    rng = np.random.default_rng(0)
+    says = queries.labels.copy()
+    half = rng.random(len(says)) < 0.5
+    says[half & (queries.labels == 1)], says[half & (queries.labels == 7)] = 7, 2
+    one = np.stack([np.eye(len(digit))[rng.choice(np.flatnonzero(digit == d))] for d in says])
+    shares = 0.8 * one + 0.2 / len(digit)
+    before = (says == queries.labels).mean()
+    after = (digit[cast_votes(queries, shares, found).argmax(1)] == queries.labels).mean()
+    assert before < 0.9
+    assert after > 0.95
+
+
+def test_a_fit_hears_the_vote_and_goes_on_where_it_was_stopped(generator, handwriting, typeset, tmp_path, quick):
+    voters = typeset.subset(slice(0, 200))
+
+    def fit(home):
+        return VAENAM(generator, kinds=5, **SMALL).fit(handwriting, home, quiet=True, x=voters)
+
+    whole = fit(tmp_path / "whole")
+    rows = (tmp_path / "whole" / "metrics.jsonl").read_text()
+    assert "dissent" in rows
+    assert "dissent" not in (tmp_path / "whole" / "before-the-vote" / "metrics.jsonl").read_text()
+    assert not list((tmp_path / "whole").rglob("checkpoints"))
+    loaded = fit(tmp_path / "whole")  # finished: loads
+    queries = handwriting.subset(slice(0, 5))
+    np.testing.assert_array_equal(whole.translate(queries).codes, loaded.translate(queries).codes)
+
+
+@pytest.mark.parametrize("stage", ["fitting vae", "learning the kinds"])
+def test_a_fit_that_is_stopped_before_or_while_kinds_are_learnt_ends_the_same(
+    generator, handwriting, typeset, tmp_path, quick, monkeypatch, stage
+):
+    from namap import training, voting
+    from namap.errors import Interrupted
+
+    def fit(home):
+        return VAENAM(generator, kinds=5, **SMALL).fit(handwriting, home, quiet=True, x=typeset.subset(slice(0, 200)))
+
+    fit(tmp_path / "whole")
+
+    def stops(task, domain, run, outdir=None):
+        if run.label == stage:
+            loop = training.Loop(task, domain, run, outdir)
+            loop.resume()
+            loop.set_rates(task.learning_rate(0))
+            loop.step(loop.batch(0))
+            loop.state.step = 1
+            loop.save()
+            raise Interrupted("stopped", 143)
+        return training.train(task, domain, run, outdir)
+
+    for module in (voting, kinds):
+        monkeypatch.setattr(module, "train", stops)
+    with pytest.raises(Interrupted):
+        fit(tmp_path / "broken")
+    for module in (voting, kinds):
+        monkeypatch.setattr(module, "train", training.train)
+    fit(tmp_path / "broken")
+    results = [checkpoint.read_json(tmp_path / n / "final" / "manifest.json")["sha256"] for n in ("whole", "broken")]
+    assert results[0] == results[1]
+
+
+def test_what_cannot_be_voted_on_is_one_line(generator, handwriting, typeset):
+    with pytest.raises(UsageError, match="how many kinds"):
+        VAENAM(generator, **SMALL).fit(handwriting, quiet=True, x=typeset)
+    with pytest.raises(UsageError, match="not with warp"):
+        VAENAM(generator, kinds=5, warp=True, **SMALL).fit(handwriting, quiet=True)
+    with pytest.raises(DataError, match="too few for 30 kinds"):
+        find_kinds(typeset.subset(slice(0, 40)), 30)
