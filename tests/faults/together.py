@@ -72,7 +72,7 @@ class Together:
         for process in self.members:
             process.start()
 
-    def exits(self, seconds: float = 60) -> list[int | None]:
+    def exits(self, seconds: float = 240) -> list[int | None]:
         """The exit codes, once all have ended."""
         until = time.monotonic() + seconds
         for process in self.members:
