@@ -8,8 +8,10 @@ with install_import_hook("namap", "typecheck.check"):
     import namap.app.archives
     import namap.cli
     import namap.demo
+    import namap.distilling
     import namap.matching
-    import namap.speed  # noqa: F401
+    import namap.speed
+    import namap.translating  # noqa: F401
 
 import os
 import socket

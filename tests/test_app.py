@@ -1,7 +1,6 @@
 """The explorer: what it computes, what it refuses, and what it serves to programs."""
 
 import http.server
-import io
 import json
 import struct
 import subprocess
@@ -18,10 +17,11 @@ import pytest
 from PIL import Image
 
 from namap import cli
-from namap.app import archives, sharing, views
+from namap.app import sharing, views
 from namap.app.views import Explorer, Settings
 from namap.data import ImageDomain, load_domain
 from namap.errors import DataError, UsageError
+from test_app_zips import make_zip
 
 pytest.importorskip("gradio", reason="the explorer needs pip install 'namap[app]'")
 pytest.importorskip("gradio_client", reason="the explorer needs pip install 'namap[app]'")
@@ -148,75 +148,6 @@ def test_a_view_that_does_not_fit_is_refused(explorer, shared_view, change, mess
 def test_a_file_that_is_no_view_is_refused(explorer, text):
     with pytest.raises(DataError, match="this file"):
         sharing.restore(explorer, text)
-
-
-# ---- zips -------------------------------------------------------------------------------------------------------
-
-
-def make_zip(files, path):
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, content in files.items():
-            archive.writestr(zipfile.ZipInfo(name), content, zipfile.ZIP_DEFLATED)
-    return path
-
-
-def test_a_zip_of_pictures_becomes_a_zip_of_analogies(explorer, tmp_path):
-    pictures = {f"set/{i}.png": sharing.png(image) for i, image in enumerate(explorer.queries.images[:20])}
-    sent = make_zip({**pictures, "set/": b"", "note.txt": b"hello"}, tmp_path / "in.zip")
-    output = tmp_path / "out.zip"
-    progress = list(archives.translate_archive(explorer, "vae", sent, QUICK, output))
-    assert progress == [(0, 20), (16, 20), (20, 20)]
-    domain = ImageDomain.from_array(explorer.queries.images[:20])
-    expected = explorer.models["vae"].translate(domain, 3, 2, seed=1, batch_size=16).x
-    with zipfile.ZipFile(output) as archive:
-        assert len(archive.namelist()) == 61
-        first = np.array(Image.open(io.BytesIO(archive.read("set_3_k2.png"))))
-        np.testing.assert_array_equal(first, expected[3, 2, 0])
-        assert json.loads(archive.read("skipped.jsonl"))["path"] == "note.txt"
-
-
-@pytest.mark.faults
-@pytest.mark.parametrize(
-    "name", ["../up.png", "/etc/x.png", "a/../../x.png", "..\\up.png", "C:\\x.png", "a\x1b[2J.png"]
-)
-def test_a_name_that_leads_out_of_a_zip_is_refused(tmp_path, name):
-    with pytest.raises(DataError, match="leads out of it"):
-        archives.read_archive(make_zip({"ok.png": b"", name: b""}, tmp_path / "in.zip"))
-
-
-@pytest.mark.faults
-def test_zip_bombs_are_refused(tmp_path, monkeypatch):
-    with pytest.raises(DataError, match="holds 501 files; send at most 500"):
-        archives.read_archive(make_zip({f"{i}": b"" for i in range(501)}, tmp_path / "many.zip"))
-    monkeypatch.setattr(archives, "MAX_UNPACKED", 2_000_000)  # a hundredth: as much is made here as is refused
-    zeros = make_zip({"a": bytes(1_500_000), "b": bytes(600_000)}, tmp_path / "large.zip")
-    with pytest.raises(DataError, match="unpacks to more than 2 MB"):
-        archives.read_archive(zeros)
-    lying = bytearray(make_zip({"a.png": bytes(1000)}, tmp_path / "lying.zip").read_bytes())
-    for mark, offset in ((b"PK\x03\x04", 22), (b"PK\x01\x02", 24)):
-        at = lying.index(mark) + offset
-        lying[at : at + 4] = struct.pack("<I", 10)  # says ten bytes, unpacks to a thousand
-    (tmp_path / "lying.zip").write_bytes(lying)
-    with pytest.raises(DataError, match="not a zip that can be read"):
-        archives.read_archive(tmp_path / "lying.zip")
-    for method in (zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2):  # whose header may ask for gigabytes
-        with zipfile.ZipFile(tmp_path / "odd.zip", "w", method) as odd:
-            odd.writestr("a.png", b"x" * 100)
-        with pytest.raises(DataError, match="unusual way"):
-            archives.read_archive(tmp_path / "odd.zip")
-
-
-@pytest.mark.parametrize(("content", "message"), [(b"", "not a zip"), (b"PK\x03\x04" + bytes(40), "not a zip")])
-def test_what_is_no_zip_is_refused(tmp_path, content, message):
-    (tmp_path / "x.zip").write_bytes(content)
-    with pytest.raises(DataError, match=message):
-        archives.read_archive(tmp_path / "x.zip")
-
-
-def test_a_zip_without_pictures_is_refused(explorer, tmp_path):
-    with pytest.raises(DataError, match=r"holds no picture; first: a\.txt"):
-        sent = make_zip({"a.txt": b"x"}, tmp_path / "in.zip")
-        list(archives.translate_archive(explorer, "vae", sent, QUICK, tmp_path / "o.zip"))
 
 
 # ---- the server ---------------------------------------------------------------------------------------------------

@@ -149,7 +149,8 @@ def test_a_query_that_has_converged_makes_room(method, generator, handwriting):
     assert all_seen == 24 * 122  # 120 iterations, the codes after the last, and the result
     _, found, seen = search(mapping, queries, batch_size=8)
     assert seen < 0.8 * all_seen
-    torch.testing.assert_close(found, whole, rtol=0.02, atol=1e-3)
+    assert found.mean() < 1.02 * whole.mean()
+    torch.testing.assert_close(found, whole, rtol=0.1, atol=1e-3)  # under a VAE's noise a query may stop early
 
 
 @pytest.mark.parametrize("method", ["nam", "vae"])

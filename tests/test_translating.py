@@ -118,7 +118,7 @@ def test_files_are_those_of_a_translation_in_memory(mapping, tmp_path, workers):
 def test_a_second_run_makes_what_is_missing_and_what_has_changed(mapping, tmp_path, monkeypatch):
     folder, out = a_folder(tmp_path / "q", 30), tmp_path / "out"
     solved, solve = [], mapping.solve
-    monkeypatch.setattr(mapping, "solve", lambda queries, *rest: solved.append(len(queries)) or solve(queries, *rest))
+    monkeypatch.setattr(mapping, "solve", lambda q, *a, **k: solved.append(len(q)) or solve(q, *a, **k))
 
     def run(**options):
         solved.clear()

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import torch
 
+from .checkpoint import parse_json
 from .data.images import SUFFIXES, UnreadableImage, read_image
 from .errors import DataError, NamapError, StorageError, UsageError
 from .mapping import Mapping
@@ -96,7 +97,7 @@ def translate_on_ray(
     ray = import_ray()
     mapping = Mapping.from_pretrained(model, **options)
     how = {"refine": refine, "seed": seed}
-    with one_line(ray, source, outdir), on_cluster(ray, quiet):
+    with ray_errors(ray, source, outdir), on_cluster(ray, quiet):
         found, (system, place) = find_files(source), open_place(outdir)
         asked = {**how, "column": column, "id_column": id_column}
         done = claim(system, place, identity(mapping, found.place, asked), overwrite)
@@ -215,24 +216,24 @@ def on_cluster(ray: Any, quiet: bool) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def one_line(ray: Any, source: str, outdir: str) -> Iterator[None]:
-    """Turn what Ray and pyarrow raise into an error of one line."""
+def ray_errors(ray: Any, source: str, outdir: str) -> Iterator[None]:
+    """Turn what Ray and pyarrow raise into a NamapError."""
     try:
         yield
     except NamapError:
         raise
     except FileNotFoundError as error:
-        raise DataError(f"{source}: {_first_line(error)}") from error
+        raise DataError(f"{source}: {_last_line(error)}") from error
     except (ray.exceptions.RayError, OSError) as error:
         cause: BaseException | None = error
         while cause is not None and not isinstance(cause, NamapError):
             cause = getattr(cause, "cause", None) or cause.__cause__
         if isinstance(cause, NamapError):
             raise cause from error
-        raise StorageError(f"{outdir}: given up ({_first_line(error)}); run the same command again") from error
+        raise StorageError(f"{outdir}: given up ({_last_line(error)}); run the same command again") from error
 
 
-def _first_line(error: BaseException) -> str:
+def _last_line(error: BaseException) -> str:
     lines = [line for line in str(error).strip().splitlines() if line.strip()]
     return lines[-1].strip()[:300] if lines else type(error).__name__
 
@@ -275,7 +276,7 @@ def claim(system: "fs.FileSystem", place: str, wanted: dict[str, Any], overwrite
     known = system.get_file_info(record).is_file
     if known and not overwrite:
         with system.open_input_stream(record) as file:
-            refuse_another(place, json.loads(file.read()), wanted)
+            refuse_another(place, parse_json(file.read(), record), wanted)
     elif not known and list_files(system, place, PARQUET):
         raise UsageError(f"{place}: holds Parquet files of something else; use another --outdir")
     else:

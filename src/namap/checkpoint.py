@@ -139,11 +139,24 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > MAX_JSON:
             raise ValueError(f"over {MAX_JSON // 10**6} MB")
-        value = json.loads(path.read_text())
-    except (OSError, ValueError, RecursionError) as error:
+        content = path.read_text()
+    except (OSError, ValueError) as error:
         raise StorageError(f"{path}: not readable JSON ({error})") from None
+    return parse_json(content, path)
+
+
+def parse_json(content: str | bytes, where: str | Path) -> dict[str, Any]:
+    """The JSON object that was read from `where`.
+
+    Raises:
+        StorageError: it is damaged, or something else.
+    """
+    try:
+        value = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise StorageError(f"{where}: not readable JSON ({error})") from None
     if not isinstance(value, dict):
-        raise StorageError(f"{path}: not a JSON object")
+        raise StorageError(f"{where}: not a JSON object")
     return value
 
 

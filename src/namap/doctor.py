@@ -21,6 +21,8 @@ EXTRAS = {
     "onnx": ("onnx", "onnxscript", "onnxruntime"),
     "diffusers": ("diffusers",),
     "ray": ("ray", "pyarrow"),
+    "datasets": ("datasets",),
+    "webdataset": ("webdataset",),
 }
 LITTLE = 2**30  # bytes of free disk under which a run is likely to stop
 VGG_FILE = "vgg16-397923af.pth"  # torchvision's name for VGG-16's ImageNet weights

@@ -270,7 +270,6 @@ def map_x(mapper: nn.Module, x: XImages, channels: int, recipe: Recipe, like: Im
     return t.expand(-1, channels, -1, -1).clamp(-1, 1)
 
 
-@torch.no_grad()
 def warn_of_coverage(x: Images, domain: ImageDomain | ImageStream) -> None:
     """Say it in one line where the queries' content is grossly larger, smaller or fuller than that of samples x."""
     warning = compare_coverage(to_uint8(x).cpu().numpy(), domain.head.images)
@@ -278,6 +277,7 @@ def warn_of_coverage(x: Images, domain: ImageDomain | ImageStream) -> None:
         warn(warning)
 
 
+@torch.no_grad()
 def prior_diversity(generator: Generator, device: torch.device) -> float:
     """How much samples of the generator differ: their deviation per pixel."""
     return sample(generator, 64, random_stream(0, device=device)).std(0).mean().item()

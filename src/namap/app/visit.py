@@ -19,6 +19,7 @@ class Visit:
         found: the newest look of that search.
         looks: how many there were.
         progress: how far the search has come, in words.
+        running: whether it goes on.
         place: the solution chosen and the steps from it; None: the visitor has not moved.
         pins: codes at the two ends of the strip.
     """
