@@ -263,7 +263,7 @@ class Mapping:
 
     @torch.no_grad()
     def map_forward(self, x: XImages, like: Images | None = None) -> Images:
-        """T: map X images to Y images `[b c h w]` in [-1, 1], as NAM Eq. 3 learns it; small and weak: see `train_mapper`.
+        """T: map X images to Y images `[b c h w]` in [-1, 1], as NAM Eq. 3 learns it; weak: see `train_mapper`.
 
         Args:
             x: `[b c h w]` in [-1, 1], e.g. analogies.
