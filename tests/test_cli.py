@@ -203,7 +203,7 @@ def test_dry_run_prints_a_configuration_that_config_reads(models, namap, tmp_pat
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        (("translate", "nowhere", ".", "--outdir", "o"), 2, "no such directory"),
+        (("translate", "nowhere", "embedded:handwriting/test", "--outdir", "o"), 2, "no such directory"),
         (("train-generator", "--data", "nowhere", "--outdir", "o"), 3, "no such folder"),
         (
             ("fit", "--generator", "{g}", "--data", "embedded:handwriting/test", "--outdir", "o", "--method", "gan"),

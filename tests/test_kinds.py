@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 
 from namap import checkpoint, kinds
+from namap.console import clear
 from namap.data import ImageDomain, load_domain
 from namap.errors import DataError, UsageError
 from namap.kinds import balance, cast_votes, find_kinds
 from namap.mapping import VAENAM
+from namap.voting import PARTS
 
 SMALL = {"images": 640, "batch_size": 32, "encoder_width": 8, "filters": 4, "precision": "fp32"}
 
@@ -125,3 +127,11 @@ def test_what_cannot_be_voted_on_is_one_line(generator, handwriting, typeset):
         VAENAM(generator, kinds=5, warp=True, **SMALL).fit(handwriting, quiet=True)
     with pytest.raises(DataError, match="too few for 30 kinds"):
         find_kinds(typeset.subset(slice(0, 40)), 30)
+
+
+def test_what_a_vote_leaves_is_cleared_with_its_run(tmp_path):
+    for part in PARTS:
+        (tmp_path / part / "checkpoints").mkdir(parents=True)
+    (tmp_path / "run.json").write_text("{}")
+    clear(tmp_path, overwrite=True)
+    assert [p.name for p in tmp_path.iterdir()] == [".lock"]

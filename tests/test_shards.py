@@ -76,8 +76,8 @@ def fit(source, outdir, stop_at=None):
     mapping = tiny.unfitted("vae", 8)
     make = mapping.make_task
 
-    def make_task(domain):
-        task = make(domain)
+    def make_task(*given):
+        task = make(*given)
         task.after_step = lambda step: os.kill(os.getpid(), signal.SIGTERM) if step == stop_at else None
         return task
 

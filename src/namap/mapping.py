@@ -227,7 +227,8 @@ class Mapping:
 
         Args:
             batches: (names, images) each: uint8 of any side, 1 or 3 channels. `open_queries` reads folders this way.
-            solutions: as in `translate`, and so are `seed`, `refine`, `temperature`, `quiet` and `tolerance`.
+            solutions: as in `translate`, and so is `seed`.
+            **asked: `refine`, `temperature`, `quiet` and `tolerance`, as in `translate`.
 
         Yields:
             `Analogies` of each batch, in the order of the input.

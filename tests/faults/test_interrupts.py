@@ -47,8 +47,10 @@ def whole_pictures(folder) -> dict[str, bytes]:
 @pytest.mark.parametrize("how", ["terminate", "kill"])
 def test_interrupted_translation_leaves_whole_files_and_finishes_when_run_again(forks, work, how):
     def translate(name: str):
+        # Batches that were handed to a worker are written to their end; there are many more of these.
+        how_many = ["--solutions", 2, "--batch-size", 16]
         return start(
-            forks, "translate", work / "model", work / "queries", "--outdir", work / name, "--solutions", 2, "--quiet"
+            forks, "translate", work / "model", work / "queries", "--outdir", work / name, *how_many, "--quiet"
         )
 
     translate("clean").join()
