@@ -4,12 +4,15 @@
 
 A cell leaves `RUNS/NAME/METHOD-SEED/result.json` and its answers; a killed bench goes on with the first cell that has
 none, and training in a cell goes on from its checkpoint. `results/NAME.json` and `.png` are written from the cells.
+What `results/NAME.json` has already, measured with today's configuration, is taken from there: rows may be added on
+another machine or after `RUNS` is gone.
 
 Budgets are seconds of processor time: what an idle machine with as many threads needs of wall-clock time.
 """
 
 import json
 import re
+import shutil
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -81,13 +84,43 @@ def run_bench(
     if quick:
         budget_min = QUICK_MINUTES
     wanted = methods or list(rows_of(scene.experiment))
-    order = in_order(scene.experiment, wanted, rival_budget, own_budget=budget_min is None)
+    if rival_budget != 1:
+        wanted += [f"{method}-{rival_budget:g}x" for method in wanted if method in RIVALS]
     home = cells_home(scene, runs)
+    if not quick:
+        take_recorded(scene, home, results, budget_min)
     for seed in seeds:
+        cells = {m: home / f"{m}-{0 if find_row(scene.experiment, m).once else seed}" for m in wanted}
+        missing = [m for m, cell in cells.items() if not finished(cell, configuration(scene, m, budget_min))]
+        order = in_order(scene.experiment, missing, own_budget=budget_min is None)
+        forget_lost_generator(scene, order, home / f"generator-{seed}")
         for method in order:
             row = find_row(scene.experiment, method)
             measure(scene, method, seed, home / f"{method}-{0 if row.once else seed}", quiet, budget_min)
     return collect(scene, home, home if quick else results)
+
+
+def take_recorded(scene: Scene, home: Path, results: Path, budget_min: float | None) -> None:
+    """Make cells of what the results have, where its configuration is today's; they have no weights."""
+    path = results / f"{results_name(scene)}.json"
+    for cell in read_json(path).get("cells", []) if path.exists() else []:
+        method, place = cell["method"], home / f"{cell['method']}-{cell['seed']}"
+        if cell["configuration"] == configuration(scene, method, budget_min) and not place.exists():
+            place.mkdir(parents=True)
+            write_json(place / "result.json", cell)
+
+
+def forget_lost_generator(scene: Scene, order: list[str], cell: Path) -> None:
+    """Let a generator be trained again, to the same weights, that rows need and that only the results know of."""
+    trained = not isinstance(scene.generator, str | None)
+    needed = trained and any("generator" in find_row(scene.experiment, m).needs for m in order)
+    if needed and (cell / "result.json").exists() and not (cell / "final").is_dir():
+        shutil.rmtree(cell)
+
+
+def results_name(scene: Scene) -> str:
+    """Of the files of an experiment's results."""
+    return scene.experiment.name + ("" if scene.data == "reference" else f"-{scene.data}")
 
 
 def cells_home(scene: Scene, runs: Path) -> Path:
@@ -108,11 +141,8 @@ def measure(scene: Scene, method: str, seed: int, cell: Path, quiet: bool, budge
         run_cell_apart([*what, *(["quick"] if scene.quick else [])], cell, wanted, quiet)
 
 
-def in_order(experiment: Experiment, methods: list[str], factor: float = 1.0, own_budget: bool = True) -> list[str]:
-    """The rows to run, each after what it needs and, with `own_budget`, after the rows whose time it gets.
-
-    With a `factor`, each rival also runs as a row of its own with so many times the equal budget.
-    """
+def in_order(experiment: Experiment, methods: list[str], own_budget: bool = True) -> list[str]:
+    """The rows to run, each after what it needs and, with `own_budget`, after the rows whose time it gets."""
     order: list[str] = []
 
     def add(method: str) -> None:
@@ -124,8 +154,6 @@ def in_order(experiment: Experiment, methods: list[str], factor: float = 1.0, ow
 
     for method in methods:
         add(method)
-        if factor != 1 and method in RIVALS:
-            add(f"{method}-{factor:g}x")
     return order
 
 
@@ -211,7 +239,7 @@ def collect(scene: Scene, home: Path, results: Path) -> dict[str, Any]:
     cells = [cell for cell in map(read_json, paths) if cell["configuration"]["generator_cell"] == "generator"]
     order = list(rows_of(scene.experiment))
     cells.sort(key=lambda c: (order.index(LONGER.sub(r"\1", c["method"])), c["method"], c["seed"]))
-    name = scene.experiment.name + ("" if scene.data == "reference" else f"-{scene.data}")
+    name = results_name(scene)
     summary = {
         "name": scene.experiment.name,
         "what": scene.experiment.what,
@@ -224,7 +252,8 @@ def collect(scene: Scene, home: Path, results: Path) -> dict[str, Any]:
     }
     results.mkdir(parents=True, exist_ok=True)
     write_json(results / f"{name}.json", summary)
-    draw(scene, home, summary["rows"]).save(results / f"{name}.png", optimize=True)
+    if all((home / f"{method}-0" / "answers.npz").exists() for method in summary["rows"]):
+        draw(scene, home, summary["rows"]).save(results / f"{name}.png", optimize=True)
     return summary
 
 

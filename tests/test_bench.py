@@ -157,12 +157,30 @@ def test_a_cell_of_another_configuration_is_never_mixed_in(tmp_path):
 def test_rows_come_after_what_they_build_on_and_rivals_may_get_more_time():
     experiment = EXPERIMENTS["street2digits"]
     assert runner.in_order(experiment, ["cyclegan-5x", "vae"]) == ["generator", "namap", "cyclegan-5x", "vae"]
-    assert runner.in_order(experiment, ["cyclegan", "copy"], 5)[2:] == ["cyclegan", "cyclegan-5x", "copy"]
     assert runner.in_order(experiment, ["cyclegan", "vae"], own_budget=False) == ["cyclegan", "generator", "vae"]
     longer = runner.find_row(experiment, "cyclegan-5x")
     assert runner.budget(longer, Path(), 0, 2.0) == 600 and longer.title.endswith("5× the time")
     with pytest.raises(UsageError, match="namap-5x: unknown"):
         runner.find_row(experiment, "namap-5x")
+
+
+def test_rows_that_the_results_have_are_not_measured_again(tmp_path):
+    scene, runs = runner.make_scene("handwriting2print", "reference", None), tmp_path / "runs"
+    home = runner.cells_home(scene, runs)
+    cells = [
+        {"method": m, "seed": 0, "configuration": runner.configuration(scene, m, None), "measures": {"kept": kept}}
+        for m, kept in (("generator", None), ("copy", 0.5), ("nearest", 0.25))
+    ]
+    cells[2]["configuration"]["solutions"] = 99  # another configuration: measured anew, never mixed in
+    write_json(tmp_path / "handwriting2print.json", {"cells": cells})
+    runner.take_recorded(scene, home, tmp_path, None)
+    assert {p.parent.name for p in home.glob("*/result.json")} == {"generator-0", "copy-0"}
+    summary = runner.run_bench("handwriting2print", [0], ["copy"], None, "reference", None, runs, tmp_path)
+    assert [(c["method"], c["measures"]["kept"]) for c in summary["cells"]] == [("generator", None), ("copy", 0.5)]
+    runner.forget_lost_generator(scene, ["copy"], home / "generator-0")
+    assert (home / "generator-0").exists(), "no row needs its weights"
+    runner.forget_lost_generator(scene, ["generator", "namap"], home / "generator-0")
+    assert not (home / "generator-0").exists()
 
 
 def test_a_rival_gets_the_seconds_of_the_generator_and_the_mapping(tmp_path):
