@@ -97,6 +97,8 @@ class Handler(BaseHTTPRequestHandler):
                 return self.answer([self.entry(path, content) for path, content in files.items()])
             sha = next(s for s, f in self.server.repos[repo].items() if f is files)
             return self.answer({"id": repo, "sha": sha, "siblings": [{"rfilename": path} for path in files]})
+        if len(parts) < 5:  # what newer versions ask to say more of a refusal
+            return self.answer({"error": "Not found"}, 404)
         repo, revision, path = "/".join(parts[:2]), parts[3], "/".join(parts[4:])
         files = self.files(repo, revision)
         if files is None:

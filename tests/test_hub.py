@@ -24,6 +24,7 @@ from test_cli import call
 
 SMALL = {"images": 64, "batch_size": 32, "encoder_width": 8, "filters": 4, "precision": "fp32"}
 REPO = "alice/hand2print"
+SRC = "embedded:handwriting/test"
 
 
 @pytest.fixture(scope="module")
@@ -144,10 +145,10 @@ def test_push_and_card_from_the_command_line(online, fitted, monkeypatch, capsys
         (("push", "{run}", "alice/x"), "gone", 5, "cannot be reached"),
         (("push", "{run}", "alice"), "", 2, "owner/name"),
         (("push", "{run}", "alice/x", "--license", "a: b"), "", 2, "--license"),
-        (("translate", "bob/none", ".", "--outdir", "o"), "", 2, "not on the hub"),
-        (("translate", "bob/none", ".", "--outdir", "o"), "gone", 5, "cannot be reached"),
-        (("translate", "bob/other", ".", "--outdir", "o"), "", 2, "no model of namap"),
-        (("translate", "runs/none", ".", "--outdir", "o"), "", 2, "runs/none: no such directory"),
+        (("translate", "bob/none", SRC, "--outdir", "o"), "", 2, "not on the hub"),
+        (("translate", "bob/none", SRC, "--outdir", "o"), "gone", 5, "cannot be reached"),
+        (("translate", "bob/other", SRC, "--outdir", "o"), "", 2, "no model of namap"),
+        (("translate", "runs/none", SRC, "--outdir", "o"), "", 2, "runs/none: no such directory"),
     ],
 )
 def test_errors_of_the_hub_are_one_line(online, fitted, monkeypatch, capsys, tmp_path, arguments, state, code, words):

@@ -106,8 +106,11 @@ def write_model(mapping: Fitted, folder: Path, repo_id: str, data: Any = None, *
 def hub_errors(what: str) -> Iterator[None]:
     """Say what went wrong with the hub in one line: of the user's making, or of the network's."""
     from huggingface_hub import errors
+    from huggingface_hub.utils import logging
 
     login = "check the name, and `hf auth login` where it is private"
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # newer versions warn at each of several tries
     try:
         yield
     except NamapError:
@@ -131,6 +134,8 @@ def hub_errors(what: str) -> Iterator[None]:
             raise UsageError(f"{what} {_first_line(error)}") from error
         reason = f"answers {status}" if status else f"cannot be reached ({_first_line(error)})"
         raise StorageError(f"{what} the hub {reason}; try again, or use a local directory") from error
+    finally:
+        logging.set_verbosity(verbosity)
 
 
 def _status(error: BaseException | None) -> int | None:

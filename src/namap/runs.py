@@ -14,7 +14,7 @@ from torch import Tensor
 
 from . import checkpoint, processes
 from .errors import StorageError, UsageError
-from .files import storage_errors, sweep
+from .files import remove, storage_errors, sweep
 
 OURS = ("checkpoints", "final", "metrics.jsonl", "tensorboard", "samples.png", "metrics.json")  # a run replaces these
 PLACED = {"step", "images", "seconds"}  # of every line of the log
@@ -104,7 +104,10 @@ def claim(outdir: Path, wanted: dict[str, Any]) -> bool:
         with storage_errors(outdir):
             outdir.mkdir(parents=True, exist_ok=True)
         checkpoint.write_json(record, wanted)
-    return (outdir / "final" / checkpoint.MANIFEST).is_file()
+    final = outdir / "final"
+    if final.is_dir() and not final.is_symlink() and not (final / checkpoint.MANIFEST).is_file():
+        remove(final)  # this run's, and damaged: found out now rather than when its successor is to be saved
+    return (final / checkpoint.MANIFEST).is_file()
 
 
 def load_result(outdir: Path) -> dict[str, Tensor]:
