@@ -123,6 +123,9 @@ PROMISES = {
         "an_array_of_a_stranger_is_read_or_one_line",
         "mutated_model_directories",
         "mutated_configurations_with_a_fitting_manifest",
+        "settings_that_no_network_can_be_built_with",
+        "a_file_of_settings_that_holds_none",
+        "settings_that_refer_to_themselves_a_billion_times",
         "any_manifest_any_configuration_any_setting",
     ],
     "Training and translating use no network and start no further process; all tests pass without a network": [

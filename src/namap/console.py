@@ -35,7 +35,7 @@ def read_settings(config: Path | None, pairs: list[str], **flags: Any) -> dict[s
             settings = yaml.safe_load(config.read_text()) or {}
         except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
             raise UsageError(f"--config {config}: not readable YAML ({str(error).splitlines()[0]})") from None
-        if not isinstance(settings, dict):
+        if not isinstance(settings, dict) or not all(isinstance(key, str) for key in settings):
             raise UsageError(f"--config {config}: expected `key: value` lines")
         settings = {key: value for key, value in settings.items() if key not in PLACES}
     for pair in pairs:

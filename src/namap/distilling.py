@@ -21,7 +21,7 @@ from .losses import Reconstruction
 from .mapping import AENAM, NAM, Mapping
 from .recipes import make_recipe
 from .runs import Row, occupied
-from .settings import make_settings
+from .settings import MAX_SEED, make_settings
 from .solving import optimise_codes
 from .tensors import Codes, autocast, from_numpy, place
 from .training import Batch, Run, Update, identity, late_decay, train
@@ -45,7 +45,7 @@ class DistilRecipe:
 
     images: int = Field(default=128_000, ge=1)
     batch_size: int = Field(default=64, ge=2)
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, le=MAX_SEED)
     width: int = Field(default=0, ge=0, le=2048)
     rate: float = Field(default=1e-3, gt=0)
     codes: float = Field(default=1.0, ge=0)

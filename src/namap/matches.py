@@ -13,6 +13,7 @@ from pydantic.dataclasses import dataclass as checked
 
 from .data import ImageDomain
 from .files import atomic_file
+from .settings import MAX_SEED
 
 
 @checked(frozen=True)
@@ -36,7 +37,7 @@ class Recipe:
 
     loss: Literal["pixel", "perceptual"] = "pixel"
     inexact: bool = False
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, le=MAX_SEED)
     rank: int = Field(default=512, ge=1)
     whitening: float = Field(default=0.5, ge=0, le=1)
     rounds: int = Field(default=20, ge=1)

@@ -8,7 +8,7 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from .errors import StorageError, UsageError
-from .settings import make_settings
+from .settings import MAX_SEED, make_settings
 
 Method = Literal["nam", "ae", "vae", "wae"]
 Loss = Literal["appearance", "l1", "l2", "perceptual", "gram"]
@@ -52,7 +52,7 @@ class Recipe:
     loss: Loss = "appearance"
     images: int = Field(default=256_000, ge=1)
     batch_size: int = Field(default=128, ge=2)
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, le=MAX_SEED)
     beta: float = Field(default=1e-3, ge=0)
     warmup: float = Field(default=0.13, ge=0, le=1)
     mapper: Literal["earned", "crn"] = "earned"

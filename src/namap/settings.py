@@ -9,6 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 from .errors import UsageError
 
 S = TypeVar("S")
+MAX_SEED = 2**63 - 1  # of torch
 
 
 def make_settings(kind: type[S], values: dict[str, Any], of: str = "") -> S:

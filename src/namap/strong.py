@@ -21,7 +21,7 @@ from .losses import Reconstruction, l1
 from .mapping import Mapping
 from .networks import PaperMapper
 from .runs import occupied
-from .settings import make_settings
+from .settings import MAX_SEED, make_settings
 from .tensors import Images, autocast, from_numpy, pick_device, pick_precision, place
 from .training import Batch, Run, Update, identity, late_decay, train
 
@@ -42,7 +42,7 @@ class MapperRecipe:
 
     images: int = Field(default=128_000, ge=1)
     batch_size: int = Field(default=64, ge=2)
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, le=MAX_SEED)
     filters: int = Field(default=48, ge=1, le=512)
     skip: bool = True
     rate: float = Field(default=1e-3, gt=0)

@@ -23,7 +23,7 @@ from PIL import Image, PngImagePlugin
 from namap import checkpoint
 from namap.console import read_settings
 from namap.data import UnreadableImage, load_domain, read_image
-from namap.errors import DataError, NamapError, StorageError
+from namap.errors import DataError, NamapError, StorageError, UsageError
 from namap.mapping import Mapping
 from namap.recipes import Recipe, make_recipe
 from test_cli import call
@@ -87,6 +87,35 @@ def test_mutated_configurations_with_a_fitting_manifest(model, tmp_path, count):
             Mapping.from_pretrained(folder, precision="fp32")
         except NamapError as error:
             assert "\n" not in str(error)
+
+
+@pytest.mark.parametrize(("key", "value"), [("seed", 10**30), ("seed", 2**63), ("seed", -1), ("filters", 10**12)])
+def test_settings_that_no_network_can_be_built_with(model, tmp_path, key, value):
+    """The first of them was found among ten thousand mutations."""
+    folder = shutil.copytree(model, tmp_path / "m")
+    config = checkpoint.read_json(folder / "config.json")
+    config["recipe"][key] = value
+    checkpoint.write_json(folder / "config.json", config)
+    reseal(folder)
+    with pytest.raises(StorageError, match=key):
+        Mapping.from_pretrained(folder, precision="fp32")
+
+
+@pytest.mark.parametrize("text", ["~: 1", "3: 4", "[1]: 2", "- seed", "&a [*a]", "[" * 9999, "seed: 1\n\t- x", "\0"])
+def test_a_file_of_settings_that_holds_none(text, tmp_path):
+    (tmp_path / "c.yaml").write_text(text)
+    with pytest.raises(UsageError, match="not readable YAML|expected `key: value` lines"):
+        read_settings(tmp_path / "c.yaml", [])
+
+
+def test_settings_that_refer_to_themselves_a_billion_times(tmp_path):
+    rows = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
+    rows += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 10)]
+    (tmp_path / "c.yaml").write_text("\n".join([*rows, "seed: *a9"]))
+    settings = read_settings(tmp_path / "c.yaml", [])
+    with pytest.raises(UsageError, match="setting seed") as error:
+        make_recipe({"seed": settings["seed"]})
+    assert len(str(error.value)) < 500
 
 
 @pytest.mark.parametrize("count", [200, MANY])

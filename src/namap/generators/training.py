@@ -25,7 +25,7 @@ from ..files import atomic_file, storage_errors
 from ..networks import CodeTable
 from ..pictures import to_picture
 from ..runs import load_result, occupied
-from ..settings import make_settings
+from ..settings import MAX_SEED, make_settings
 from ..tensors import pick_device, place, random_stream, to_uint8
 from ..training import Batch, Run, Update, follow, identity, late_decay, train
 from . import families
@@ -47,7 +47,7 @@ class GeneratorRecipe:
 
     latent_dim: int = Field(default=64, ge=1)
     images: int = Field(default=400_000, ge=1)
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, le=MAX_SEED)
     width: int = Field(default=48, ge=4, le=2048)
     batch_size: int = Field(default=64, ge=2)
     rate: float = Field(default=4e-4, gt=0)
