@@ -31,8 +31,7 @@ from .runs import read_log
 # Twelve numbers hold a digit, its face and its pose; a code with more reaches shapes that are no digit.
 GENERATOR = dcgan.Recipe(latent_dim=12, images=144_000, width=40, rate=6e-4)
 # Print explains handwriting closely: the KL term can afford more weight than for house numbers, and T is freed early.
-# Thirty kinds: the ten digits in some three styles each.
-MAPPING = {"images": 128_000, "beta": 3e-3, "freedom": 0.12, "free_rate": 1e-3, "kinds": 30}
+MAPPING = {"images": 128_000, "beta": 3e-3, "freedom": 0.12, "free_rate": 1e-3}
 CLASSIFIER_IMAGES, CLASSIFIER_WIDTH = 48_000, 32
 SOLUTIONS, TEMPERATURE = 6, 2.0  # the mean, and five samples in other faces
 TRAINED = ("generator", "mapping", "classifier")
@@ -93,7 +92,7 @@ def _run_seed(
         generator = train_generator(x, recipe, place / "generator", device, precision, quiet)
     with clock("mapping"):
         mapping = VAENAM(generator, device=device, precision=precision, seed=seed, **MAPPING)
-        mapping.fit("embedded:handwriting/train", place / "mapping", quiet, x)
+        mapping.fit("embedded:handwriting/train", place / "mapping", quiet)
     with clock("classifier"):
         judge = obtain_classifier(
             place / "classifier", x, seed, CLASSIFIER_IMAGES, CLASSIFIER_WIDTH, x_test, device, precision, quiet
