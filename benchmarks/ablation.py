@@ -76,7 +76,7 @@ def ablate(
             cell = home / f"ablate-{slug}-{digest(wanted)}-{seed}"
             measure(varied, "namap", seed, cell, quiet)
             origin = {"change": name, "experiment": scene.experiment.name, "data": scene.data}
-            known = {"settings_changed": changed, "headline": scene.experiment.headline}
+            known = {"settings_changed": changed, "headline": list(scene.experiment.headline.items())}
             rows.append({**origin, **known, **read_json(cell / "result.json")})
             append(rows[-1], results / RESULTS_FILE)
     return rows

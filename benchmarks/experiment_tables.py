@@ -66,7 +66,7 @@ def by_row(result: Result) -> dict[str, list[Result]]:
 
 def experiment_table(result: Result) -> str:
     """Mean and spread over the seeds of each row, and below it what else a reader must know to believe it."""
-    headline, rows = result["headline"], by_row(result)
+    headline, rows = dict(result["headline"]), by_row(result)
     titles = result.get("rows", {})
     lines = [
         f"| | row | {' | '.join(headline.values())} | seeds | images seen | minutes | peak memory | commit |",
@@ -92,7 +92,7 @@ def notes(result: Result, rows: dict[str, list[Result]]) -> list[str]:
     )
     everything = [c["measures"] for c in result["cells"] if c["measures"]]
     own = [m["judge_on_x"] for m in everything if m.get("judge_on_x") is not None]
-    unit = "" if "angle" not in result["headline"] else "°, its median error"
+    unit = "" if "angle" not in dict(result["headline"]) else "°, its median error"
     if own:
         found.append(
             f"The judge on held-out real X: {own[0]:.1f}{unit}."
@@ -167,7 +167,7 @@ def summary_table(results: list[Result]) -> str:
         if "namap" not in rows:
             continue
         check(result)
-        measure, heading = next(iter(result["headline"].items()))
+        measure, heading = next(iter(dict(result["headline"]).items()))
 
         def best(methods: tuple[str, ...], rows=rows, measure=measure, lower=bool(result.get("lower"))) -> str:
             means = {m: fmean(c["measures"][measure] for c in rows[m]) for m in methods if m in rows}
@@ -201,7 +201,7 @@ def ablation_page(rows: list[Result]) -> str:
 
 def ablation_table(rows: list[Result]) -> str:
     """A line for each change and configuration."""
-    headline = next((row["headline"] for row in rows if row.get("headline")), {m: m for m in rows[0]["measures"]})
+    headline = dict(next((row["headline"] for row in rows if row.get("headline")), {m: m for m in rows[0]["measures"]}))
     lines = [
         f"| change | settings | {' | '.join(headline.values())} | loss | seeds | minutes | commit |",
         f"|---|---|{'---|' * len(headline)}---|---|---|---|",
@@ -223,7 +223,7 @@ def ablation_table(rows: list[Result]) -> str:
 def criterion(rows: list[Result]) -> str:
     """How the loss of held-out queries ranks runs that share a kind of loss, against the first measure."""
     headline = next((row["headline"] for row in rows if row.get("headline")), None)
-    first = next(iter(headline or rows[0]["measures"]))
+    first = next(iter(dict(headline) if headline else rows[0]["measures"]))
     kinds: dict[str, list[tuple[float, float]]] = {}
     for row in rows:
         loss, good = row.get("evidence", {}).get("loss"), row["measures"].get(first)

@@ -245,7 +245,7 @@ def collect(scene: Scene, home: Path, results: Path) -> dict[str, Any]:
         "what": scene.experiment.what,
         "data": scene.data,
         "published": scene.experiment.published,
-        "headline": scene.experiment.headline,
+        "headline": list(scene.experiment.headline.items()),  # in order, which keys of JSON lose
         "lower": scene.experiment.lower,
         "rows": {m: find_row(scene.experiment, m).title for m in dict.fromkeys(c["method"] for c in cells)},
         "cells": cells,
@@ -259,12 +259,13 @@ def collect(scene: Scene, home: Path, results: Path) -> dict[str, Any]:
 
 def summary_lines(result: dict[str, Any]) -> str:
     """The headline measures of every row, mean and spread over the seeds."""
+    headline = dict(result["headline"])
     width = max((len(title) for title in result["rows"].values()), default=0) + 2
-    lines = [result["what"], " ".join(["row".ljust(width), *(h.rjust(16) for h in result["headline"].values())])]
+    lines = [result["what"], " ".join(["row".ljust(width), *(h.rjust(16) for h in headline.values())])]
     for method, title in result["rows"].items():
         cells = [c["measures"] for c in result["cells"] if c["method"] == method and c["measures"]]
         if cells:
-            values = [spread([c.get(measure) for c in cells]) for measure in result["headline"]]
+            values = [spread([c.get(measure) for c in cells]) for measure in headline]
             lines.append(" ".join([title.ljust(width), *(v.rjust(16) for v in values)]))
     return "\n".join(lines)
 

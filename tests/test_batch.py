@@ -12,8 +12,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from benchmarks.memory import family
 from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks.memory import family
 
 from namap import cli
 from namap.errors import DataError, UsageError

@@ -67,7 +67,8 @@ class CodeSearch:
         self.prior_weight, self.spread, self.tolerance, self.batch_size = prior_weight, spread, tolerance, batch_size
         self.codes = starts.detach().flatten(0, 1).clone()
         rng = random_stream(0, device=y.device)
-        self.noise = torch.randn(steps + 1, starts.shape[2], generator=rng, device=y.device)  # eps: one for all paths
+        # eps, one for all paths and the same in every window: two windows differ by what was won alone.
+        self.noise = torch.randn(WINDOW, starts.shape[2], generator=rng, device=y.device)
         self.waiting = torch.arange(len(self.codes) if steps else 0, device=y.device)
         self.rows: dict[str, Tensor] = {}  # of the paths in the batch
         self.known: list[Tensor] = []  # their y, and phi(y)
@@ -107,7 +108,7 @@ class CodeSearch:
                 z = self.rows["z"].requires_grad_()
                 noise = 0.0
                 if self.spread is not None:
-                    noise = self.spread[self.rows["path"] // self.shape[1]] * self.noise[self.rows["step"]]
+                    noise = self.spread[self.rows["path"] // self.shape[1]] * self.noise[self.rows["step"] % WINDOW]
                 y, *targets = self.known
                 loss = self.reconstruction(self.mapper(self.generator(z + noise)), y, targets)
                 loss = loss + self.prior_weight * 0.5 * z.square().sum(1)

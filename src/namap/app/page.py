@@ -138,10 +138,11 @@ def _search(visit: Visit, turn: int, look: Look, found: Iterator[tuple[View, int
     """What the page shows of a search's looks, until it is another's turn."""
     for view, done, steps in found:
         if visit.turn != turn:
-            return
+            break
         record, fill = (visit.open, look.whole) if done == 0 else (visit.find, look.refined)
         record(view, f"{done} of {steps} iterations" if steps else "one pass", done < steps)
         yield from _newest(visit, turn, look.ended if 0 < done == steps else fill)
+    yield {look.status: gr.skip()}  # Gradio shows the last yield once more at the end: it must change nothing
 
 
 def _newest(visit: Visit, turn: int, fill: Callable[[View, str], dict]) -> Iterator[dict]:
