@@ -35,5 +35,5 @@ def make_settings(kind: type[S], values: dict[str, Any], of: str = "") -> S:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise UsageError(
-            f"setting {where}{of and f' of {of}'}: {first['msg']}, found {reprlib.repr(first['input'])}"
+            f"setting {where}{of and f' of {of}'}: {first['msg']}, found {reprlib.repr(first['input'])[:100]}"
         ) from None

@@ -104,7 +104,7 @@ def test_settings_that_no_network_can_be_built_with(model, tmp_path, key, value)
 @pytest.mark.parametrize("text", ["~: 1", "3: 4", "[1]: 2", "- seed", "&a [*a]", "[" * 9999, "seed: 1\n\t- x", "\0"])
 def test_a_file_of_settings_that_holds_none(text, tmp_path):
     (tmp_path / "c.yaml").write_text(text)
-    with pytest.raises(UsageError, match="not readable YAML|expected `key: value` lines"):
+    with pytest.raises(UsageError, match=r"not readable YAML|expected `key: value` lines"):
         read_settings(tmp_path / "c.yaml", [])
 
 
