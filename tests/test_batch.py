@@ -120,7 +120,7 @@ def test_a_worker_is_killed_in_the_middle_and_nothing_is_lost_or_doubled(cluster
     assert rows_of(outdir).keys() == {*rows, "broken.png"}
     assert stamps.items() <= {p.name: p.stat().st_mtime_ns for p in outdir.glob("*.parquet")}.items()
     for source, options, error, words in (
-        (queries, {"seed": 1}, UsageError, "another seed"),
+        (queries, {"seed": 1}, UsageError, "other analogies: seed"),
         (tmp_path / "no", {"overwrite": True}, DataError, "no files"),  # and deletes nothing
     ):
         with pytest.raises(error, match=words):

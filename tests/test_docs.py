@@ -67,6 +67,18 @@ def test_the_tutorial_runs_as_a_notebook(monkeypatch, tmp_path):
     assert "label kept" in "".join(output.get("text", "") for output in outputs)
 
 
+def verbs():
+    """Every verb of the command line, by its name."""
+    group = typer.main.get_command(app)
+    context = typer.Context(group, info_name="namap")
+    return [(name, group.get_command(context, name)) for name in group.list_commands(context)]
+
+
+@pytest.mark.parametrize(("name", "verb"), verbs())
+def test_help_describes_every_option(name, verb):
+    assert [option.opts for option in verb.params if not getattr(option, "help", None)] == []
+
+
 SHELL = re.compile(r"^```sh\n(.+?)\n```$", re.M | re.S)
 PAGES = [ROOT / "README.md", ROOT / "RESULTS.md", *sorted((ROOT / "docs").glob("*.md"))]
 

@@ -9,7 +9,7 @@ from namap.data import ImageDomain, load_domain
 from namap.errors import DataError, UsageError
 from namap.kinds import balance, cast_votes, find_kinds
 from namap.mapping import VAENAM
-from namap.voting import PARTS
+from namap.voting import PARTS, read_whole_log
 
 SMALL = {"images": 640, "batch_size": 32, "encoder_width": 8, "filters": 4, "precision": "fp32"}
 
@@ -81,6 +81,10 @@ def test_a_fit_hears_the_vote_and_goes_on_where_it_was_stopped(generator, handwr
     assert "dissent" in rows
     assert "dissent" not in (tmp_path / "whole" / "before-the-vote" / "metrics.jsonl").read_text()
     assert not list((tmp_path / "whole").rglob("checkpoints"))
+    log = read_whole_log(tmp_path / "whole")  # with what came before the vote
+    assert (log[-1]["images"], log[-1]["step"]) == (SMALL["images"], SMALL["images"] // SMALL["batch_size"])
+    assert "dissent" in log[-1] and "dissent" not in log[0]
+    assert [row["seconds"] for row in log] == sorted(row["seconds"] for row in log)
     loaded = fit(tmp_path / "whole")  # finished: loads
     queries = handwriting.subset(slice(0, 5))
     np.testing.assert_array_equal(whole.translate(queries).codes, loaded.translate(queries).codes)

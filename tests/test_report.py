@@ -151,7 +151,10 @@ def test_a_number_that_never_changed_is_said_in_words():
     chart = charts.curves([("a", log)])
     assert chart.caption == "The same all along: copies 0."
     assert "loss" in chart.svg and "copies" not in chart.svg
-    assert "copies" in charts.curves([("a", log[:1])]).svg, "one row says nothing of change"
+    assert "fill: " + charts.colour(0) not in chart.svg
+    once = charts.curves([("a", log[:1])]).svg
+    assert "copies" in once, "one row says nothing of change"
+    assert "fill: " + charts.colour(0) in once, "a point, since one row makes no line"
 
 
 def test_small_images_are_enlarged_by_a_whole_factor_and_large_ones_reduced():

@@ -139,11 +139,11 @@ def test_a_second_run_makes_what_is_missing_and_what_has_changed(mapping, tmp_pa
     assert (out / "0029.png").read_bytes() != before["0029.png"]
     assert len((out / "skipped.jsonl").read_text().splitlines()) == 2
     for options, word in (({"seed": 1}, "seed"), ({"solutions": 2}, "solutions"), ({"refine": 1}, "refine")):
-        with pytest.raises(UsageError, match=f"another {word}.*--overwrite"):
+        with pytest.raises(UsageError, match=f"other analogies: {word} .*--overwrite"):
             run(**options)
     assert run(seed=1, overwrite=True) == (28, [6, 8, 8, 6])
     a_folder(tmp_path / "other", 3)
-    with pytest.raises(UsageError, match="another queries"):
+    with pytest.raises(UsageError, match="other analogies: queries"):
         translate_files(mapping, open_queries(tmp_path / "other", 32, 1), out, seed=1, batch_size=8, quiet=True)
 
 

@@ -24,7 +24,7 @@ from .files import storage_errors
 from .generators import Generator, WarpedGenerator
 from .pictures import to_picture
 from .recipes import Recipe
-from .runs import read_log
+from .voting import read_whole_log
 from .tensors import Images, XImages, from_numpy, to_uint8
 
 PICTURE = "analogies.png"
@@ -221,6 +221,6 @@ def measured_numbers(run: Path | None) -> list[tuple[str, str]]:
             found = checkpoint.read_json(path) if path.is_file() else {}
             numbers = {k: v for k, v in found.items() if type(v) in (int, float) and abs(v) < 1e300}
             rows += [(_words(key.replace("_", " ")), f"{value:.4g}") for key, value in numbers.items()]
-        log = read_log(home)
+        log = read_whole_log(home)
         rows += [(label, f"{log[-1][key]:.6g}") for key, label in COUNTED.items() if log and key in log[-1]]
     return rows

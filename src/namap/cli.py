@@ -182,8 +182,10 @@ def evaluate(
         typer.Option(help="Directory of a classifier of X; made here with --train-classifier-on."),
     ] = None,
     train_classifier_on: Annotated[str | None, typer.Option(metavar="SRC", help="Labelled images of X.")] = None,
-    solutions: Annotated[int, typer.Option(min=1)] = 1,
-    refine: Annotated[int | None, typer.Option(min=0)] = None,
+    solutions: Annotated[int, typer.Option(min=1, help="Of each query; how many of them keep it is told, too.")] = 1,
+    refine: Annotated[
+        int | None, typer.Option(min=0, help="Iterations of code optimisation (Eq. 6) after the first codes.")
+    ] = None,
     generator: GivenSpec = None,
     trust_pickle: TrustPickle = False,
     vgg_weights: VGGWeights = None,
@@ -245,7 +247,7 @@ def demo(
 
 @app.command("check-data", epilog=example("namap check-data photos/"))
 def check_data(
-    src: Annotated[str, typer.Argument(metavar="SRC")],
+    src: Annotated[str, typer.Argument(metavar="SRC", help="Folder, file.npz:key, …")],
     size: Annotated[int | None, typer.Option(min=8, help="Side of the images.")] = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
@@ -302,7 +304,7 @@ def report(
             "--data", metavar="SRC", help="Queries; default: those of the fit. Generators: images to compare with."
         ),
     ] = None,
-    output: Annotated[Path, typer.Option("-o", "--output")] = Path("report.html"),
+    output: Annotated[Path, typer.Option("-o", "--output", help="The page.")] = Path("report.html"),
     classifier: Annotated[
         Path | None, typer.Option(help="Classifier of X, for queries with labels; default: classifier/ in the run.")
     ] = None,

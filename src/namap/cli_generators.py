@@ -43,7 +43,7 @@ def train_generator(
     ] = None,
     arch: Annotated[str, typer.Option(help="dcgan, vae, glo, progressive or stack.")] = "dcgan",
     rate: Annotated[float | None, typer.Option(min=0, help="Adam's learning rate.")] = None,
-    batch_size: Annotated[int | None, typer.Option(min=2)] = None,
+    batch_size: Annotated[int | None, typer.Option(min=2, help="Images of a step.")] = None,
     spectral_norm: Annotated[
         bool | None, typer.Option("--spectral-norm", help="dcgan: spectral normalisation of the discriminator.")
     ] = None,

@@ -132,7 +132,7 @@ def hub_errors(what: str) -> Iterator[None]:
             raise UsageError(f"{what} not on the hub; {login}") from error
         if isinstance(error, errors.HFValidationError):
             raise UsageError(f"{what} {_first_line(error)}") from error
-        reason = f"answers {status}" if status else f"cannot be reached ({_first_line(error)})"
+        reason = f"answers {status}" if status else f"cannot be reached ({_first_line(error).rstrip(' .')})"
         raise StorageError(f"{what} the hub {reason}; try again, or use a local directory") from error
     finally:
         logging.set_verbosity(verbosity)

@@ -122,7 +122,7 @@ def refuse_another(folder: str | Path, found: dict[str, Any], wanted: dict[str, 
     """Name the differences of two translations, where there are any."""
     changed = differences(found, wanted)
     if changed:
-        others = f"holds analogies with another {'; '.join(changed)}"
+        others = f"holds other analogies: {'; '.join(changed)}"
         raise UsageError(f"{folder}: {others}; use --overwrite or another --outdir")
 
 

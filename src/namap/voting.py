@@ -15,6 +15,7 @@ from .errors import UsageError
 from .fitting import MappingTask, codes_of
 from .kinds import Dissent, cast_votes, find_kinds, learn_kinds, tell_kinds
 from .recipes import Recipe
+from .runs import Row, read_log
 from .tensors import Images, autocast, from_numpy, inference, to_uint8
 from .training import Run, train
 
@@ -90,3 +91,13 @@ def analogies_of(task: MappingTask, domain: ImageDomain, precision: str) -> Imag
             index = torch.arange(start, start + len(y), device=device)
             parts.append(to_uint8(task.generator(codes_of(task.codes, index, y))).cpu().numpy())
     return ImageDomain.from_array(np.concatenate(parts), source="analogies")
+
+
+def read_whole_log(home: Path) -> list[Row]:
+    """The rows of a whole fit: those before its vote, if it had one, then the others, counted on from there."""
+    before, kinds, after = (read_log(place) for place in (home / PARTS[0], home / PARTS[1], home))
+    if not before:
+        return after
+    past = {key: before[-1][key] for key in ("step", "images", "seconds")}
+    past["seconds"] += kinds[-1]["seconds"] if kinds else 0  # the fit waited while the kinds were learnt
+    return [*before, *({**row, **{key: row[key] + past[key] for key in past}} for row in after)]

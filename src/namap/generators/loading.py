@@ -55,7 +55,7 @@ def find_model(path: str | Path) -> Path:
     if path.is_file():
         raise UsageError(f"{path}: not a model directory; namap loads directories that it saved, never pickles")
     if not path.is_dir():
-        raise UsageError(f"{path}: no such directory")
+        raise UsageError(f"{path}: no such directory; give the --outdir of a namap fit or train-generator")
     if (path / "checkpoints").is_dir():
         raise UsageError(f"{path}: this run has not finished; run its command again to go on")
     checkpoint.verify(path)  # raises: says what a directory without a manifest is

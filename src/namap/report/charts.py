@@ -19,6 +19,7 @@ PLAIN = {
     "kl_of_dimensions": "nats in each dimension",
     "code_spread": "spread of the codes",
     "diversity": "diversity of the images",
+    "dissent": "dissent from the vote",
 }
 
 
@@ -51,7 +52,7 @@ def curves(logs: Sequence[tuple[str, Sequence[Row]]]) -> Chart | None:
                 continue
             x, *y = _thin(np.array(points)).T
             for line in y:  # a list of numbers, such as the KL of each dimension, has a line for each
-                axis.plot(x, line, lw=1.4 if len(y) == 1 else 0.6, color=colour(i))
+                axis.plot(x, line, "." if len(x) == 1 else "-", lw=1.4 if len(y) == 1 else 0.6, color=colour(i))
             lowest, highest = min(lowest, np.min(y)), max(highest, np.max(y))
         if lowest > 0 and highest > 10 * lowest:
             axis.set_yscale("log")

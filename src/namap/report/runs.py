@@ -19,6 +19,7 @@ from ..generators import find_model, load_generator
 from ..mapping import Mapping
 from ..runs import read_log, read_record
 from ..tensors import pick_device, pick_precision, place
+from ..voting import read_whole_log
 from .generators import Trained, generator_section, nearest_section
 from .mappings import Fitted, compared, duration, mapping_sections, settings_section, training_section
 from .page import Section, Table, write_page
@@ -80,7 +81,7 @@ def report_runs(
         seconds = time.monotonic() - started
         judge = _judge(home, classifier, domain, options.get("device", "auto"))
         kept = None if judge is None else evaluate_kept(mapping, domain, judge, found)
-        fitted.append(Fitted(name, mapping, domain, found, seconds, kept, read_log(home), record))
+        fitted.append(Fitted(name, mapping, domain, found, seconds, kept, read_whole_log(home), record))
     sections = [
         *mapping_sections(fitted),
         settings_section(fitted),
