@@ -24,8 +24,8 @@ from .files import storage_errors
 from .generators import Generator, WarpedGenerator
 from .pictures import to_picture
 from .recipes import Recipe
-from .voting import read_whole_log
 from .tensors import Images, XImages, from_numpy, to_uint8
+from .voting import read_whole_log
 
 PICTURE = "analogies.png"
 COLUMNS = 12
