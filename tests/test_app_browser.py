@@ -6,12 +6,14 @@ import json
 import re
 import shutil
 import threading
+import zipfile
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from namap.app import sharing, views
+from test_app_zips import make_zip
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 if CHROMIUM is None:
@@ -162,6 +164,25 @@ def test_queries_are_picked_and_models_chosen_and_compared(page):
     page.locator("#compare").click()
     page.wait_for_selector("#compared img >> nth=8")
     sync_api.expect(page.locator("#compared")).to_contain_text("nam (nam): loss")
+
+
+def test_a_zip_in_the_batch_tab_becomes_a_zip_to_download(page, explorer, tmp_path):
+    pictures = {f"pen/{i:02}.png": sharing.png(explorer.queries.images[i]) for i in range(20)}
+    sent = make_zip({**pictures, "note.txt": b"no picture"}, tmp_path / "in.zip")
+    page.get_by_role("tab", name="Batch").click()
+    page.set_input_files("#zip input[type=file]", sent)
+    sync_api.expect(page.locator("#zip")).to_contain_text("in.zip")
+    page.get_by_role("button", name="Translate all").click()
+    with page.expect_download() as download:
+        page.locator("#unzipped a").first.click()
+    download.value.save_as(tmp_path / "out.zip")
+    with zipfile.ZipFile(tmp_path / "out.zip") as archive:
+        names = archive.namelist()
+        first = np.array(Image.open(io.BytesIO(archive.read("pen_07.png"))))
+        assert "note.txt" in archive.read("skipped.jsonl").decode()
+    assert len(names) == 20 * 6 + 1  # six solutions, as the first tab has them
+    found = explorer.models["vae"].translate(explorer.queries.subset(slice(7, 8)), 6, refine=50)
+    np.testing.assert_allclose(first.astype(float), found.x[0, 0, 0], atol=1)
 
 
 def test_an_error_is_a_sentence_on_the_page(page, tmp_path):

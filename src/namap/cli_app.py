@@ -11,6 +11,8 @@ import typer
 from .errors import UsageError, warn
 from .options import Debug, Device, GivenSpec, Precision, VGGInput, VGGWeights
 
+LAST = 10  # seconds that a computation has, at the end, to reach a place where it can be left
+
 
 def serve(
     models: Annotated[list[Path], typer.Argument(metavar="MODEL…", help="Directories of `namap fit`.")],
@@ -43,7 +45,8 @@ def serve(
         from .app.views import open_explorer
 
         options = {"vgg_weights": vgg_weights, "vgg_input": vgg_input, "device": device, "precision": precision}
-        page = build_page(open_explorer(models, data, x, generator, **options))
+        explorer = open_explorer(models, data, x, generator, **options)
+        page = build_page(explorer)
         url = start(page, host, port, CSS)
         if host not in ("127.0.0.1", "localhost", "::1"):
             warn(f"--host {host}: everyone who reaches this machine can use the page; it asks for no password")
@@ -55,3 +58,4 @@ def serve(
             typer.echo("ended")
         finally:
             page.close(verbose=False)
+            explorer.lock.acquire(timeout=LAST)  # kept: an interpreter that ends under a computation aborts
