@@ -124,7 +124,10 @@ def write_card(
         **bring_generator(mapping),
     }
     environment = jinja2.Environment(  # Markdown, which is not escaped as HTML is
-        loader=jinja2.PackageLoader("namap", "templates"), trim_blocks=True, autoescape=False
+        loader=jinja2.PackageLoader("namap", "templates"),
+        trim_blocks=True,
+        autoescape=False,
+        keep_trailing_newline=True,
     )
     text = environment.get_template("card.md").render(values)
     with storage_errors(folder):
