@@ -1,7 +1,7 @@
 """Take docs/app.png and docs/report.png of a fitted mapping, in headless Chromium.
 
     python docs/screenshots.py runs/street2digits --data street_digits.npz:x_test --x digits_mnist5k.npz:x_train \
-        --classifier runs/classifier
+        --classifier runs/classifier --query 5
 
 Needs Chromium, and pip install 'namap[app,dev]'.
 """
@@ -18,6 +18,7 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 from namap.app.looks import CSS
 from namap.app.page import build_page
 from namap.app.server import start
+from namap.app.sharing import png
 from namap.app.views import open_explorer
 from namap.report import report_runs
 
@@ -32,6 +33,7 @@ def main() -> None:
     parser.add_argument("--data", required=True, help="labelled queries")
     parser.add_argument("--x", required=True, help="images of X")
     parser.add_argument("--classifier", type=Path, help="of X")
+    parser.add_argument("--query", type=int, default=0, help="position in --data of the query that the explorer shows")
     parser.add_argument("--outdir", type=Path, default=DOCS)
     given = parser.parse_args()
     with sync_playwright() as playwright, tempfile.TemporaryDirectory() as scratch:
@@ -39,18 +41,21 @@ def main() -> None:
         report = Path(scratch) / "report.html"
         report_runs([given.model], report, given.data, given.classifier)
         photograph_report(browser, report, given.outdir / "report.png")
-        page = build_page(open_explorer([given.model], given.data, given.x))
-        photograph_app(browser, start(page, "127.0.0.1", 0, CSS), given.outdir / "app.png")
+        explorer = open_explorer([given.model], given.data, given.x)
+        query = Path(scratch) / "query.png"
+        query.write_bytes(png(explorer.queries.images[given.query]))
+        page = build_page(explorer)
+        photograph_app(browser, start(page, "127.0.0.1", 0, CSS), query, given.outdir / "app.png")
         page.close(verbose=False)
 
 
-def photograph_app(browser: Browser, address: str, picture: Path) -> None:
+def photograph_app(browser: Browser, address: str, query: Path, picture: Path) -> None:
     """A query, refined; a walk along two directions; a strip between two solutions."""
     page = browser.new_page(viewport={"width": WIDTH, "height": 900})
     page.set_default_timeout(120_000)
     expect.set_options(timeout=120_000)
     page.goto(address)
-    page.locator("#picks .thumbnail-item").nth(2).click()
+    page.set_input_files("#query input[type=file]", query)
     says(page, r"(\d\d) of \1 iterations")
     page.locator("#pinA").click()
     page.locator("#solutions .thumbnail-item").nth(4).click()
@@ -86,7 +91,8 @@ def photograph_report(browser: Browser, report: Path, picture: Path) -> None:
     paper = Image.new("RGB", (2 * WIDTH, max(end - top for top, end in columns)), whole.getpixel((2, 2)))
     for i, (top, end) in enumerate(columns):
         paper.paste(whole.crop((0, top, WIDTH, end)), (i * WIDTH, 0))
-    paper.resize((1500, 1500 * paper.height // paper.width), Image.Resampling.LANCZOS).save(picture, optimize=True)
+    small = paper.resize((1500, 1500 * paper.height // paper.width), Image.Resampling.LANCZOS)
+    small.save(picture, optimize=True)
 
 
 if __name__ == "__main__":
