@@ -166,7 +166,7 @@ def test_columns_are_found_or_named():
 def test_the_command_starts_a_cluster_and_ends_it(saved_models, queries, tmp_path):
     command = [sys.executable, "-m", "namap", "translate", "--engine", "ray", str(saved_models["ae"])]
     options = ["--outdir", str(tmp_path / "out"), "--actors", "1", "--quiet", "--json"]
-    found = subprocess.run([*command, str(queries), *options], capture_output=True, text=True, timeout=120)
+    found = subprocess.run([*command, str(queries), *options], capture_output=True, text=True, timeout=400)
     assert found.returncode == 0, found.stderr
     assert json.loads(found.stdout) == {
         "outdir": str(tmp_path / "out"), "rows": QUERIES + 1, "errors": 1, "written": QUERIES + 1,
