@@ -28,6 +28,7 @@ from .options import (
     QueriesOfFit,
     Quiet,
     Seed,
+    SeedOfFit,
     Spatial,
     Spec,
     Stage,
@@ -122,9 +123,7 @@ def fit(
         str | None, typer.Option("--x", help="With --kinds: images of X to find them among. Default: samples of G.")
     ] = None,
     images: Images = None,
-    seed: Annotated[
-        int | None, typer.Option(min=0, max=2**63 - 1, help="Decides initialisation, data order and noise.")
-    ] = None,
+    seed: SeedOfFit = None,
     config: Annotated[Path | None, typer.Option(help="YAML file of settings, as --dry-run prints them.")] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="One setting; may be repeated.")

@@ -21,9 +21,9 @@ QueriesOfFit = Annotated[
         "webdataset:PATTERN or datasets:PATH[:SPLIT].",
     ),
 ]
-Seed = Annotated[
-    int, typer.Option("--seed", min=0, max=2**63 - 1, help="Decides initialisation, data order and noise.")
-]
+SEED = typer.Option("--seed", min=0, max=2**63 - 1, help="Decides initialisation, data order and noise.")
+Seed = Annotated[int, SEED]
+SeedOfFit = Annotated[int | None, SEED]  # None: that of the settings
 Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda[:n].", rich_help_panel=RUNNING)]
 Precision = Annotated[str, typer.Option("--precision", help="auto, fp32 or bf16.", rich_help_panel=RUNNING)]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bars.", rich_help_panel=RUNNING)]
