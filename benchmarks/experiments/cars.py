@@ -25,11 +25,11 @@ HALF_TURN = 90.0  # degrees that the regressor's unit stands for
 
 
 class AngleTask(ClassifierTask):
-    """Huber loss on the angle, of shifted and turned images."""
+    """Huber loss on the angle, of shifted and scaled images; not turned, as the camera always stands level."""
 
     def updates(self, batch: Batch):
         assert batch.labels is not None
-        angle = self.network(jitter(batch.images, batch.rng))[:, 0]
+        angle = self.network(jitter(batch.images, batch.rng, degrees=0.0))[:, 0]
         loss = F.smooth_l1_loss(angle, batch.labels / HALF_TURN, reduction="none", beta=0.02)
         yield Update(("network",), loss, {"loss": loss})
 
@@ -99,7 +99,7 @@ def obtain_regressor(scene: Scene, home: Path) -> NIN:
     device = pick_device()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        network = place(NIN(scene.x_train.channels, 1, 48), device)
+        network = place(NIN(scene.x_train.channels, 1, 48, blocks=4), device)
     if (home / "final").is_dir():
         tensors, _ = checkpoint.load_directory(home / "final")
         checkpoint.load_weights(network, tensors, home / "final")

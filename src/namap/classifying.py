@@ -58,11 +58,11 @@ class ClassifierTask:
         return []
 
 
-def jitter(images: Images, rng: torch.Generator) -> Images:
+def jitter(images: Images, rng: torch.Generator, degrees: float = 10.0) -> Images:
     """A small random shift (2 px at 32), rotation (10 degrees) and scale (10%) of each image."""
     b = len(images)
     turn, scale, dx, dy = torch.empty(4, b, device=images.device).uniform_(-1, 1, generator=rng)
-    angle, factor = turn * np.pi / 18, 1 + 0.1 * scale
+    angle, factor = turn * (degrees * np.pi / 180), 1 + 0.1 * scale
     cosine, sine = angle.cos() * factor, angle.sin() * factor
     theta = torch.stack([cosine, -sine, dx / 8, sine, cosine, dy / 8], 1).view(b, 2, 3)
     grid = F.affine_grid(theta, list(images.shape), align_corners=False)

@@ -49,7 +49,7 @@ class Kept:
         on_x = "unknown" if self.classifier_on_x is None else f"{self.classifier_on_x:.1%}"
         lines = [
             f"label kept           {self.kept:.1%} of {self.queries} queries",
-            f"any solution         {self.any_solution:.1%}",
+            *([] if self.diversity is None else [f"any solution         {self.any_solution:.1%}"]),
             f"copy baseline        {self.copy_baseline:.1%} (the queries themselves)",
             f"classifier on real X {on_x}",
             f"confidence on G      {self.confidence_on_samples:.1%}",
