@@ -139,7 +139,8 @@ def print_generator(home: Path) -> Generator:
 def print_mapping(home: Path, method: str) -> Mapping:
     from namap.demo import MAPPING
 
-    settings = {**MAPPING, **({"beta": 0.1} if method == "wae" else {}), **({"beta": 0.0} if method == "ae" else {})}
+    beta = {"vae": MAPPING["beta"], "wae": 0.1, "ae": 0.0}[method]
+    settings = {**MAPPING, "beta": beta, "kinds": 0}  # without a vote, which would hide how methods differ
     mapping = METHODS[method](print_generator(home), **settings)
     return mapping.fit("embedded:handwriting/train", home.parent / f"print-{method}")
 

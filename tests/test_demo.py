@@ -4,12 +4,14 @@ from dataclasses import replace
 import pytest
 
 import namap.demo as demo
+import namap.kinds as kinds
 import namap.speed as speed
 
 
 def test_a_short_demo_writes_a_self_contained_report_and_resumes(tmp_path, monkeypatch):
     monkeypatch.setattr(demo, "GENERATOR", replace(demo.GENERATOR, images=640, width=8))
     monkeypatch.setitem(demo.MAPPING, "images", 1280)
+    monkeypatch.setattr(kinds, "TRAINING_IMAGES", 1280)
     monkeypatch.setattr(demo, "CLASSIFIER_IMAGES", 1280)
     monkeypatch.setattr(demo, "CLASSIFIER_WIDTH", 8)
     summary = demo.run_demo(tmp_path, [0, 1], quiet=True)

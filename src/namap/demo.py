@@ -27,11 +27,13 @@ from .report import (
     write_page,
 )
 from .runs import read_log
+from .voting import read_whole_log
 
 # Twelve numbers hold a digit, its face and its pose; a code with more reaches shapes that are no digit.
 GENERATOR = dcgan.Recipe(latent_dim=12, images=144_000, width=40, rate=6e-4)
 # Print explains handwriting closely: the KL term can afford more weight than for house numbers, and T is freed early.
-MAPPING = {"images": 128_000, "beta": 3e-3, "freedom": 0.12, "free_rate": 1e-3}
+# Thirty kinds are ten digits, each in some three styles.
+MAPPING = {"images": 128_000, "beta": 3e-3, "freedom": 0.12, "free_rate": 1e-3, "kinds": 30}
 CLASSIFIER_IMAGES, CLASSIFIER_WIDTH = 48_000, 32
 SOLUTIONS, TEMPERATURE = 6, 2.0  # the mean, and five samples in other faces
 TRAINED = ("generator", "mapping", "classifier")
@@ -92,7 +94,7 @@ def _run_seed(
         generator = train_generator(x, recipe, place / "generator", device, precision, quiet)
     with clock("mapping"):
         mapping = VAENAM(generator, device=device, precision=precision, seed=seed, **MAPPING)
-        mapping.fit("embedded:handwriting/train", place / "mapping", quiet)
+        mapping.fit("embedded:handwriting/train", place / "mapping", quiet, x=x)
     with clock("classifier"):
         judge = obtain_classifier(
             place / "classifier", x, seed, CLASSIFIER_IMAGES, CLASSIFIER_WIDTH, x_test, device, precision, quiet
@@ -127,7 +129,7 @@ class _Clock:
 
 def _write_page(outdir: Path, summary: dict, run: _Seed, seed: int, queries: ImageDomain) -> None:
     place, result = outdir / f"seed{seed}", run.result
-    log, record = read_log(place / "mapping"), read_json(place / "mapping" / "run.json")
+    log, record = read_whole_log(place / "mapping"), read_json(place / "mapping" / "run.json")
     view = Fitted("mapping", run.mapping, queries, run.found, run.seconds["translation"], result, log, record)
     random = np.random.default_rng(0).permutation(len(queries))[:24].tolist()
     sheet = analogies_sheet(view, random)
