@@ -64,16 +64,27 @@ def measure_fit(generator: Path, loss: str, processes: int, images: int, scratch
     return (rows[-1]["images"] - rows[0]["images"]) / (rows[-1]["seconds"] - rows[0]["seconds"])
 
 
-def measure_translate(model: Path, actors: int, count: int, scratch: Path) -> float:
-    """Queries/s of `namap translate --engine ray`, the start of Ray left out: the time of few is taken off."""
-    seconds = []
+def busy_seconds() -> float:
+    """Of all cores of this machine since it started, whoever used them."""
+    user, nice, system = (int(n) for n in Path("/proc/stat").read_text().split()[1:4])
+    return (user + nice + system) / os.sysconf("SC_CLK_TCK")
+
+
+def measure_translate(model: Path, actors: int, count: int, scratch: Path) -> dict[str, float]:
+    """Queries/s of `namap translate --engine ray`, and cores that it keeps busy.
+
+    The start of Ray is left out: the time of few is taken off.
+    """
+    seconds, busy = [], []
     for few, queries in (("few", count // 10), ("all", count)):
         outdir = str(scratch / f"ray-{actors}-{few}")
-        started = time.perf_counter()
         given = [str(model), str(pictures(scratch / few, queries)), "--outdir", outdir, "--engine", "ray"]
+        started, before = time.perf_counter(), busy_seconds()
         run(*launch(1), "translate", *given, "--actors", str(actors), "--quiet")
         seconds.append(time.perf_counter() - started)
-    return (count - count // 10) / (seconds[1] - seconds[0])
+        busy.append(busy_seconds() - before)
+    took = seconds[1] - seconds[0]
+    return {"rate": (count - count // 10) / took, "busy_cores": (busy[1] - busy[0]) / took}
 
 
 def pictures(folder: Path, count: int) -> Path:
@@ -85,18 +96,22 @@ def pictures(folder: Path, count: int) -> Path:
     return folder
 
 
-def measure(images: int, queries: int) -> dict[str, Any]:
-    """Train a small generator, then time both verbs with one and with two processes of one thread."""
+def measure(images: int, queries: int, part: str, known: dict[str, Any]) -> dict[str, Any]:
+    """Train a small generator, then time a verb, or `all` two, with one and with two processes of one thread."""
     with tempfile.TemporaryDirectory() as place:
         scratch = Path(place)
         small = ["--outdir", str(scratch / "g"), "--images", "6400", "--latent-dim", "32", "--quiet"]
         run(*launch(1), "train-generator", "--data", "embedded:typeset/train", *small)
-        found: dict[str, Any] = {"cores": os.cpu_count(), "torch": torch.__version__, "fit": {}, "translate": {}}
-        for step, loss in FIT.items():
-            rates = {n: measure_fit(scratch / "g", loss, n, images, scratch) for n in (1, 2)}
-            found["fit"][step] = rates
-        for actors in (1, 2):
-            found["translate"][actors] = measure_translate(scratch / "fit-appearance-1", actors, queries, scratch)
+        found: dict[str, Any] = {**known, "cores": os.cpu_count(), "torch": torch.__version__}
+        if part in ("all", "fit"):
+            found["fit"] = {
+                step: {n: measure_fit(scratch / "g", loss, n, images, scratch) for n in (1, 2)}
+                for step, loss in FIT.items()
+            }
+        if part in ("all", "translate"):
+            measure_fit(scratch / "g", "appearance", 1, images // 10, scratch / "model")
+            model = scratch / "model" / "fit-appearance-1"
+            found["translate"] = {n: measure_translate(model, n, queries, scratch) for n in (1, 2)}
     return found
 
 
@@ -126,12 +141,16 @@ def measured_part() -> list[str]:
     if not RESULT.exists():
         return ["Not measured yet: `python benchmarks/scaling.py --measure` on an idle machine."]
     found = json.loads(RESULT.read_text())
-    rates = {f"`fit`, {step}": r for step, r in found["fit"].items()} | {"`translate --engine ray`": found["translate"]}
+    rates = {f"`fit`, {step}": r for step, r in found["fit"].items()}
+    rates["`translate --engine ray`"] = {n: r["rate"] for n, r in found["translate"].items()}
+    one, two = (found["translate"][n]["busy_cores"] for n in ("1", "2"))
     rows = [[w, f"{r['1']:.0f}", f"{r['2']:.0f}", f"{r['2'] / r['1']:.2f}×"] for w, r in rates.items()]
     return [
         f"Processes of one thread on {found['cores']} cores; two divide one batch: "
         "`python benchmarks/scaling.py --measure`.",
         table(["images/s", "1 process", "2 processes", "gain"], rows),
+        "Ray reads pictures and writes answers in tasks beside its actors: one actor and these keep "
+        f"{one:.1f} cores busy, two actors {two:.1f}.",
     ]
 
 
@@ -198,12 +217,14 @@ def write_page() -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--measure", action="store_true")
+    parser.add_argument("--measure", nargs="?", const="all", choices=("all", "fit", "translate"))
     parser.add_argument("--images", type=int, default=40_000, help="of a fit")
     parser.add_argument("--queries", type=int, default=40_000)
     options = parser.parse_args()
     if options.measure:
-        RESULT.write_text(json.dumps(measure(options.images, options.queries), indent=2) + "\n")
+        known = json.loads(RESULT.read_text()) if RESULT.exists() else {}
+        found = measure(options.images, options.queries, options.measure, known)
+        RESULT.write_text(json.dumps(found, indent=2) + "\n")
     write_page()
 
 

@@ -86,7 +86,10 @@ AIMS = {"translate 32": 0.6, "translate 64": 0.6, "vae 64 vgg": 0.6, "vae 32 app
 
 def whole_speed_table(result: Result) -> str:
     """Every figure in namap's default beside what it aims at, and where the time of a step goes."""
-    rows = ["| step | images/s | MFLOP an image | GFLOP/s | of the convolution rate | aim |", "|---|---|---|---|---|---|"]
+    rows = [
+        "| step | images/s | MFLOP an image | GFLOP/s | of the convolution rate | aim |",
+        "|---|---|---|---|---|---|",
+    ]
     for r in result["rows"]:
         if r["mode"] == "default":
             share, aim = (f"{v:.0%}" if v else "" for v in (r["share_of_convolution"], AIMS.get(r["step"])))
