@@ -18,12 +18,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from namap.data import open_queries
-from namap.data.batches import never
 from namap.generators import DCGAN
-from namap.mapping import VAENAM, Mapping
+from namap.mapping import VAENAM
 from namap.pictures import write_pngs
-from namap.translating import translate_files
 
 RESULT = Path(__file__).parent / "results" / "memory.json"
 KINDS = {
@@ -31,7 +28,6 @@ KINDS = {
     "npz": "a compressed npz to PNGs",
     "to_npz": "a folder to analogies.npz",
 }
-TIMED = 4096  # queries
 
 
 def make_queries(place: Path, count: int, side: int, npz: bool) -> str:
@@ -122,24 +118,20 @@ def _resident_mb(pid: int) -> float:
     return sum(int(line.split()[1]) for line in lines if line.startswith("VmRSS")) / 1024
 
 
-def writing(model: Path, scratch: Path) -> dict[str, float]:
-    """Images/s without files, with files written by worker processes, and by the translating process itself."""
-    mapping, source = Mapping.from_pretrained(model), make_queries(scratch, TIMED, 32, npz=False)
-
-    def rate(workers: int | None) -> float:
-        queries = open_queries(source, mapping.image_size, mapping.channels)
-        started = time.perf_counter()
-        if workers is None:
-            for _ in mapping.translate_batches(queries.read(256, never)):
-                pass
-        else:
-            translate_files(
-                mapping, queries, scratch / f"workers{workers}", workers=workers, overwrite=True, quiet=True
-            )
-        return TIMED / (time.perf_counter() - started)
-
-    rate(None)  # the first is slower
-    return {"no files": rate(None), "one worker": rate(1), "no worker": rate(0)}
+def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """The runs, how much memory more queries take, and what it costs that worker processes write PNGs."""
+    growth, per_query = {}, {}
+    for few, many in zip(runs[::2], runs[1::2], strict=True):
+        growth[many["what"]] = many["peak_mb"] / few["peak_mb"]
+        per_query[many["what"]] = (many["seconds"] - few["seconds"]) / (many["queries"] - few["queries"])
+    return {
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "runs": runs,
+        "growth": growth,
+        "queries_s": {what: 1 / seconds for what, seconds in per_query.items()},  # once it runs
+        "pngs_cost": per_query[KINDS["folder"]] / per_query[KINDS["to_npz"]] - 1,  # share of the time without them
+    }
 
 
 def main() -> None:
@@ -154,16 +146,7 @@ def main() -> None:
         mapping.place()
         mapping.save_pretrained(model)
         runs = [measure(model, n, scratch, kind) for kind in KINDS for n in (arguments.few, arguments.many)]
-        rates = writing(model, scratch)
-    record = {
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "runs": runs,
-        "growth": {
-            few["what"]: many["peak_mb"] / few["peak_mb"] for few, many in zip(runs[::2], runs[1::2], strict=True)
-        },
-        "images_s": rates,
-    }
+    record = summary(runs)
     RESULT.write_text(json.dumps(record, indent=2) + "\n")
     print(json.dumps(record, indent=2))
 

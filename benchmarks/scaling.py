@@ -109,7 +109,7 @@ def measure(images: int, queries: int, part: str, known: dict[str, Any]) -> dict
                 for step, loss in FIT.items()
             }
         if part in ("all", "translate"):
-            measure_fit(scratch / "g", "appearance", 1, images // 10, scratch / "model")
+            measure_fit(scratch / "g", "appearance", 1, images // 2, scratch / "model")
             model = scratch / "model" / "fit-appearance-1"
             found["translate"] = {n: measure_translate(model, n, queries, scratch) for n in (1, 2)}
     return found
