@@ -277,6 +277,21 @@ def test_checks_and_report(models, pictures, namap, tmp_path):
     assert "http" not in html
 
 
+def test_kinds_are_drawn_a_row_each_before_a_fit_votes_on_them(namap, tmp_path):
+    sheet = tmp_path / "kinds.png"
+    asked = ("check-data", "embedded:handwriting/test", "--kinds", 4, "--sheet", sheet)
+    code, out, _ = namap(*asked, "--json")
+    shares = json.loads(out)["kinds"]
+    assert (code, len(shares), sum(shares)) == (0, 4, pytest.approx(1))
+    assert shares == sorted(shares, reverse=True)
+    with Image.open(sheet) as picture:
+        assert picture.size == (16 * 33 - 1, 4 * 33 - 1)
+    code, _, err = namap(*asked)
+    assert (code, "is there already" in err) == (2, True)
+    code, _, err = namap(*asked[:4])
+    assert (code, "go together" in err) == (2, True)
+
+
 def test_translate_never_writes_among_its_queries(models, pictures, namap):
     for outdir in (pictures, pictures / "deep" / "er"):
         code, _, err = namap("translate", models / "m", pictures, "--outdir", outdir)

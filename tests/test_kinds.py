@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from namap import checkpoint, kinds
 from namap.console import clear
@@ -81,6 +82,8 @@ def test_a_fit_hears_the_vote_and_goes_on_where_it_was_stopped(generator, handwr
     assert "dissent" in rows
     assert "dissent" not in (tmp_path / "whole" / "before-the-vote" / "metrics.jsonl").read_text()
     assert not list((tmp_path / "whole").rglob("checkpoints"))
+    with Image.open(tmp_path / "whole" / "kinds.png") as sheet:
+        assert sheet.height == 5 * (voters.size + 1) - 1
     log = read_whole_log(tmp_path / "whole")  # with what came before the vote
     assert (log[-1]["images"], log[-1]["step"]) == (SMALL["images"], SMALL["images"] // SMALL["batch_size"])
     assert "dissent" in log[-1] and "dissent" not in log[0]

@@ -9,10 +9,11 @@ import typer
 
 from . import cli_app, cli_generators, cli_handing, cli_solutions
 from .cli_bench import bench
+from .cli_data import check_data
 from .cli_match import match
 from .cli_translate import translate
 from .console import clear, end, keep_freed_memory, leave, parse_range, parse_seeds, read_settings, say, take_part
-from .errors import DataError, Interrupted, NamapError, StorageError, UsageError, one_line
+from .errors import DataError, Interrupted, NamapError, StorageError, UsageError
 from .options import (
     AsJson,
     Debug,
@@ -70,6 +71,7 @@ def overview(
 train_example = example("namap train-generator --data photos/ --outdir runs/g --latent-dim 100")
 app.command("train-generator", epilog=train_example)(cli_generators.train_generator)
 app.command("check-generator", epilog=example("namap check-generator faces.pt"))(cli_generators.check_generator)
+app.command("check-data", epilog=example("namap check-data photos/"))(check_data)
 app.command(epilog=example("namap explore runs/map sketch.png --outdir out"))(cli_solutions.explore)
 mapper_example = example("namap train-mapper runs/map --data sketches/ --outdir runs/t")
 app.command("train-mapper", epilog=mapper_example)(cli_solutions.train_mapper)
@@ -117,7 +119,7 @@ def fit(
     ] = None,
     kinds: Annotated[
         int | None,
-        typer.Option(min=2, help="Let the queries vote on so many kinds of X: some three times as many as there are."),
+        typer.Option(min=2, help="Let the queries vote on so many kinds of X, which `namap check-data --kinds` shows."),
     ] = None,
     x: Annotated[
         str | None, typer.Option("--x", help="With --kinds: images of X to find them among. Default: samples of G.")
@@ -241,54 +243,6 @@ def demo(
         as_json,
         f"{summary['kept']:.1%} of the queries keep their digit (untouched: {summary['copy_baseline']:.1%}); "
         f"{summary['seconds']:.0f} s; open {outdir}/report.html",
-    )
-
-
-@app.command("check-data", epilog=example("namap check-data photos/"))
-def check_data(
-    src: Annotated[str, typer.Argument(metavar="SRC", help="Folder, file.npz:key, …")],
-    size: Annotated[int | None, typer.Option(min=8, help="Side of the images.")] = None,
-    quiet: Quiet = False,
-    as_json: AsJson = False,
-    debug: Debug = False,
-) -> None:
-    """Read a data source: what is in it, what is wrong with it, and how to mend that."""
-    from .data import load_domain
-    from .data.coverage import measure_coverage
-    from .data.inspection import inspect_domain
-
-    try:
-        domain = load_domain(src, size, quiet=quiet)
-    except DataError as error:
-        for path, reason in error.skipped:
-            typer.echo(one_line(f"unreadable {path}: {reason}"), err=as_json)
-        raise
-    advice = inspect_domain(domain)
-    extent, cover, _ = measure_coverage(domain.images[:512])
-    classes = None if domain.labels is None else sorted(set(domain.labels.tolist()))
-    say(
-        {
-            "images": len(domain),
-            "size": domain.size,
-            "channels": domain.channels,
-            "classes": classes,
-            "extent": extent,
-            "coverage": cover,
-            "skipped": domain.skipped,
-            "fingerprint": domain.fingerprint,
-            "advice": [a._asdict() for a in advice],
-        },
-        as_json,
-        "\n".join(
-            [
-                f"{len(domain)} images of {domain.size}x{domain.size}, {domain.channels} channel(s)",
-                f"labels: {'none' if classes is None else classes}",
-                f"content: extent {extent:.2f} of the side, covers {cover:.0%} of an image",
-                *(one_line(f"skipped {path}: {reason}") for path, reason in domain.skipped),
-                *(f"! {what}\n  → {remedy}" for what, remedy in advice),
-                "" if advice else "nothing to mend",
-            ]
-        ),
     )
 
 

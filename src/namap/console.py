@@ -21,7 +21,7 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 LEFT_BY_RUNS = (
     "run.json", "metrics.jsonl", "checkpoints", "final", "samples.png", "skipped.jsonl",
     "metrics.json", "report.html", "analogies.png", "seed[0-9]*", "matches.csv", "analogies.npz", "tensorboard",
-    "before-the-vote", "kinds",
+    "before-the-vote", "kinds", "kinds.png",
 )  # fmt: skip
 
 

@@ -16,10 +16,10 @@ from .checkpoint import write_json
 from .codes import GaussianEncoder
 from .data import ImageDomain
 from .errors import UsageError
-from .files import atomic_file, storage_errors
+from .files import storage_errors
 from .losses import Reconstruction, l1
 from .mapping import Mapping
-from .pictures import to_picture
+from .pictures import to_picture, write_picture
 from .tensors import Codes, Images, as_seed, autocast, from_numpy, to_uint8
 
 STEPS = (-2.0, -1.0, 0.0, 1.0, 2.0)  # along a direction, in standard deviations
@@ -203,6 +203,5 @@ def save_exploration(found: Exploration, outdir: str | Path) -> None:
     sheet = make_grid(to_uint8(torch.cat(tiles)), nrow=width, padding=2, pad_value=255)
     with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        with atomic_file(folder / "explore.png") as file:
-            to_picture(sheet.numpy()).save(file, "PNG")
+        write_picture(folder / "explore.png", to_picture(sheet.numpy()))
         write_json(folder / "explore.json", found.summary())

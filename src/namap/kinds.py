@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float, Int
+from PIL import Image
 from scipy import sparse
 from sklearn.cluster import SpectralClustering
 from sklearn.decomposition import PCA
@@ -31,10 +32,13 @@ from .data import ImageDomain
 from .descriptors import edge_energy
 from .errors import DataError
 from .networks import ConvEncoder
+from .pictures import image_grid
 from .tensors import Images, PerSample, autocast, from_numpy, pick_device, pick_precision, place
 from .training import Run, train
 
 NEIGHBOURS, CELLS, DIRECTIONS = 10, 8, 40
+VOTERS = 4000  # images of X that kinds are found among
+SHOWN = 16  # images of a kind on a sheet
 SPREAD, SPREADINGS = 0.97, 150  # a vote's share that is taken from the neighbours, so many times
 TEMPERATURE, LIKENESS, TURNS, PRICE_STEPS = 0.7, 4, 3, 300
 TRAINING_IMAGES, WIDTH, BATCH = 96_000, 32, 128
@@ -79,6 +83,13 @@ def find_kinds(x: ImageDomain, count: int, seed: int = 0) -> Kinds:
     member = np.eye(count)[labels]
     near = member.T @ (graph @ member)
     return Kinds(labels.astype(np.int64), member.mean(0), near / near.sum(1, keepdims=True))
+
+
+def draw_kinds(x: ImageDomain, kinds: Kinds) -> Image.Image:
+    """Some images of each kind, a row a kind, the commonest first: a mixed row asks for another number of kinds."""
+    rng = np.random.default_rng(0)
+    rows = [rng.permutation(np.flatnonzero(kinds.labels == kind))[:SHOWN] for kind in np.argsort(-kinds.prior)]
+    return image_grid([list(x.images[row]) for row in rows])
 
 
 def neighbour_graph(domain: ImageDomain) -> sparse.csr_matrix:

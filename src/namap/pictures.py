@@ -5,7 +5,7 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -30,6 +30,18 @@ def to_picture(image: UInt8[np.ndarray, "c h w"]) -> Image.Image:
     return Image.fromarray(image[0] if len(image) == 1 else np.ascontiguousarray(image.transpose(1, 2, 0)))
 
 
+def image_grid(rows: Sequence[Sequence[UInt8[np.ndarray, "c h w"]]], gaps: Sequence[int] = ()) -> Image.Image:
+    """Images in rows, one pixel apart, with a wider white gap before the columns in `gaps`."""
+    side = rows[0][0].shape[1]
+    offsets = [x * (side + 1) + 4 * sum(g <= x for g in gaps) for x in range(max(map(len, rows)))]
+    sheet = np.full((len(rows) * (side + 1) - 1, offsets[-1] + side, 3), 255, np.uint8)
+    for r, row in enumerate(rows):
+        for image, x in zip(row, offsets, strict=False):
+            top = r * (side + 1)
+            sheet[top : top + side, x : x + side] = image.transpose(1, 2, 0)
+    return Image.fromarray(sheet)
+
+
 def encode_png(image: UInt8[np.ndarray, "c h w"]) -> bytes:
     """A uint8 array as the content of a PNG file."""
     buffer = io.BytesIO()
@@ -43,10 +55,18 @@ def write_pngs(folder: Path, names: list[str], images: UInt8[np.ndarray, "n c h 
     Raises:
         StorageError: `folder` cannot be written, or is full.
     """
-    with storage_errors(folder):
-        for name, image in zip(names, images, strict=True):
-            with atomic_file(folder / name) as file:
-                to_picture(image).save(file, "PNG")
+    for name, image in zip(names, images, strict=True):
+        write_picture(folder / name, to_picture(image))
+
+
+def write_picture(path: Path, picture: Image.Image) -> None:
+    """Write a PNG, whole or not at all.
+
+    Raises:
+        StorageError: `path` cannot be written.
+    """
+    with storage_errors(path.parent), atomic_file(path) as file:
+        picture.save(file, "PNG")
 
 
 def usual_workers() -> int:

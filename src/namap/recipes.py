@@ -42,8 +42,8 @@ class Recipe:
         query_size: side of the queries under `warp`, where G's images are larger (0: the same).
         query_scale: queries are shrunk about their centre by this factor before anything else.
         kinds: kinds of images of X, found without labels, that the queries vote on after a first part of the run; the
-            rest of it is told the outcome (`namap.kinds`). For domains of distinct things in equal proportions; some
-            three times as many as there are things. 0: no vote.
+            rest of it is told the outcome (`namap.kinds`). For domains of distinct things in equal proportions; so
+            many that no kind mixes things. 0: no vote.
         vote_at: share of the run after which they vote.
         vote_weight: of the outcome in the loss.
     """

@@ -16,7 +16,9 @@ from . import checkpoint, processes
 from .errors import StorageError, UsageError
 from .files import remove, storage_errors, sweep
 
-OURS = ("checkpoints", "final", "metrics.jsonl", "tensorboard", "samples.png", "metrics.json")  # a run replaces these
+OURS = (  # a run replaces these
+    "checkpoints", "final", "metrics.jsonl", "tensorboard", "samples.png", "kinds.png", "metrics.json",
+)  # fmt: skip
 PLACED = {"step", "images", "seconds"}  # of every line of the log
 Row = dict[str, Any]  # a line of the log: numbers, and lists with a number for each dimension of the code
 

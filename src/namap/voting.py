@@ -13,13 +13,14 @@ from .data import ImageDomain, load_domain
 from .data.feeding import ImageStream
 from .errors import UsageError
 from .fitting import MappingTask, codes_of
-from .kinds import Dissent, cast_votes, find_kinds, learn_kinds, tell_kinds
+from .kinds import VOTERS, Dissent, cast_votes, draw_kinds, find_kinds, learn_kinds, tell_kinds
+from .pictures import write_picture
 from .recipes import Recipe
 from .runs import Row, read_log
 from .tensors import Images, autocast, from_numpy, inference, to_uint8
 from .training import Run, train
 
-VOTERS = 4000  # images of X that kinds are found among
+KINDS_SHEET = "kinds.png"  # in the directory of a fit: what was voted on
 PARTS = ("before-the-vote", "kinds")  # directories within that of a fit
 
 
@@ -47,9 +48,7 @@ def open_voters(
     size = samples(1).shape[1:]
     if x is None:
         return ImageDomain.from_array(to_uint8(samples(VOTERS)).cpu().numpy(), source="samples of the generator")
-    voters = load_domain(x, size[-1], size[0])
-    order = np.random.default_rng(0).permutation(len(voters))[:VOTERS]
-    return voters.subset(np.sort(order))
+    return load_domain(x, size[-1], size[0]).some(VOTERS)
 
 
 def hold_vote(first: MappingTask, voters: ImageDomain, run: Run, home: Path | None) -> Dissent:
@@ -66,6 +65,8 @@ def hold_vote(first: MappingTask, voters: ImageDomain, run: Run, home: Path | No
     before, learning = (None if home is None else home / part for part in PARTS)
     train(first, domain, part_of(run, first), before)
     kinds = find_kinds(voters, first.recipe.kinds, run.seed)
+    if home is not None:
+        write_picture(home / KINDS_SHEET, draw_kinds(voters, kinds))
     network = learn_kinds(voters, kinds, replace(run, label="learning the kinds", result_bytes=0), learning)
     found = analogies_of(first, domain, run.precision)
     return Dissent(network, cast_votes(domain, tell_kinds(network, found, run.precision), kinds))

@@ -116,6 +116,11 @@ class ImageDomain:
         files = np.asarray(self.files, dtype=object)[index].tolist() if self.files else []
         return replace(self, images=self.images[index], labels=labels, names=names, files=files)
 
+    def some(self, count: int) -> "ImageDomain":
+        """At most `count` images from all over the set, which may be sorted by class: the same ones every time."""
+        order = np.random.default_rng(0).permutation(len(self))
+        return self.subset(np.sort(order[:count]))
+
     def batches(self, batch_size: int) -> Iterator[tuple[list[str], UInt8[np.ndarray, "b c h w"]]]:
         """(names, images) of `batch_size` images at a time, the last time of what is left."""
         for i in range(0, len(self), batch_size):

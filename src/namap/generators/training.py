@@ -21,9 +21,8 @@ from torchvision.utils import make_grid
 from .. import checkpoint, processes
 from ..data import ImageDomain, load_domain
 from ..errors import UsageError
-from ..files import atomic_file, storage_errors
 from ..networks import CodeTable
-from ..pictures import to_picture
+from ..pictures import to_picture, write_picture
 from ..runs import load_result, occupied
 from ..settings import MAX_SEED, make_settings
 from ..tensors import pick_device, place, random_stream, to_uint8
@@ -182,8 +181,7 @@ def save_generator(generator: Generator, seed: int, outdir: Path) -> None:
     device = next(generator.parameters()).device
     images = to_uint8(sample(generator, 100, random_stream(seed, device=device)))
     sheet = make_grid(images.cpu(), nrow=10, padding=1).numpy()
-    with storage_errors(outdir), atomic_file(outdir / "samples.png") as file:
-        to_picture(sheet).save(file, "PNG")
+    write_picture(outdir / "samples.png", to_picture(sheet))
     config = {"format": "namap-generator", "version": 1, "generator": generator.config}
     checkpoint.save_directory(outdir / "final", generator.state_dict(), config)
 

@@ -16,7 +16,7 @@ from markupsafe import Markup
 from PIL import Image
 
 from ..files import atomic_file, storage_errors
-from ..pictures import to_picture
+from ..pictures import image_grid, to_picture
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -154,18 +154,6 @@ def grid_tile(rows: Sequence[Sequence[UInt8[np.ndarray, "c h w"]]], about: str =
     sheet = sheet.resize((width, height), Image.Resampling.LANCZOS) if reduced else sheet
     factor = max(1, TILE // side)
     return Tile(_encode(sheet, not reduced and side <= SHARP // 2), width * factor, height * factor, about)
-
-
-def image_grid(rows: Sequence[Sequence[UInt8[np.ndarray, "c h w"]]], gaps: Sequence[int] = ()) -> Image.Image:
-    """Images in rows, one pixel apart, with a wider white gap before the columns in `gaps`."""
-    side = rows[0][0].shape[1]
-    offsets = [x * (side + 1) + 4 * sum(g <= x for g in gaps) for x in range(max(map(len, rows)))]
-    sheet = np.full((len(rows) * (side + 1) - 1, offsets[-1] + side, 3), 255, np.uint8)
-    for r, row in enumerate(rows):
-        for image, x in zip(row, offsets, strict=False):
-            top = r * (side + 1)
-            sheet[top : top + side, x : x + side] = image.transpose(1, 2, 0)
-    return Image.fromarray(sheet)
 
 
 def _encode(picture: Image.Image, lossless: bool) -> str:

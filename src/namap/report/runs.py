@@ -8,8 +8,6 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from .. import checkpoint
 from ..data import ImageDomain, load_domain
 from ..errors import DataError, UsageError
@@ -74,7 +72,7 @@ def report_runs(
     for home, name, mapping, record in zip(homes, names, mappings, records, strict=True):
         shape = (mapping.image_size, mapping.channels)
         if shape not in domains:
-            domains[shape] = _some(_read(source, shape, None if data else home, quiet), count)
+            domains[shape] = _read(source, shape, None if data else home, quiet).some(count)
         domain = domains[shape]
         started = time.monotonic()
         found = mapping.translate(domain, solutions if mapping.method in ("vae", "nam") else 1, quiet=quiet)
@@ -165,12 +163,6 @@ def _read(source: str, shape: tuple[int, int], home: Path | None, quiet: bool) -
         if home is None:
             raise
         raise UsageError(f"{home}: the queries of its fit cannot be read again ({error}); give --data SRC") from None
-
-
-def _some(domain: ImageDomain, count: int) -> ImageDomain:
-    """Images from all over a set, which may be sorted by class: the same positions for every run."""
-    order = np.random.default_rng(0).permutation(len(domain))
-    return domain.subset(np.sort(order[:count]))
 
 
 def _judge(home: Path, given: Path | None, domain: ImageDomain, device: str) -> Classifier | None:

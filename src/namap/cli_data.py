@@ -1,0 +1,86 @@
+"""The verb `namap check-data`. `cli` puts it on the command line."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .console import say
+from .errors import DataError, UsageError, one_line
+from .options import AsJson, Debug, Quiet
+
+if TYPE_CHECKING:
+    from .data import ImageDomain
+
+
+def check_data(
+    src: Annotated[str, typer.Argument(metavar="SRC", help="Folder, file.npz:key, …")],
+    size: Annotated[int | None, typer.Option(min=8, help="Side of the images.")] = None,
+    kinds: Annotated[
+        int | None, typer.Option(min=2, help="Also find so many kinds of images, as a vote of `namap fit` would.")
+    ] = None,
+    sheet: Annotated[
+        Path | None, typer.Option(metavar="FILE.png", help="With --kinds: draw some images of each, a row a kind.")
+    ] = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Read a data source: what is in it, what is wrong with it, and how to mend that."""
+    from .data import load_domain
+    from .data.coverage import measure_coverage
+    from .data.inspection import inspect_domain
+
+    try:
+        domain = load_domain(src, size, quiet=quiet)
+    except DataError as error:
+        for path, reason in error.skipped:
+            typer.echo(one_line(f"unreadable {path}: {reason}"), err=as_json)
+        raise
+    shares = find_shares(domain, kinds, sheet)
+    advice = inspect_domain(domain)
+    extent, cover, _ = measure_coverage(domain.images[:512])
+    classes = None if domain.labels is None else sorted(set(domain.labels.tolist()))
+    say(
+        {
+            "images": len(domain),
+            "size": domain.size,
+            "channels": domain.channels,
+            "classes": classes,
+            "extent": extent,
+            "coverage": cover,
+            "skipped": domain.skipped,
+            "fingerprint": domain.fingerprint,
+            "kinds": shares,
+            "advice": [a._asdict() for a in advice],
+        },
+        as_json,
+        "\n".join(
+            [
+                f"{len(domain)} images of {domain.size}x{domain.size}, {domain.channels} channel(s)",
+                f"labels: {'none' if classes is None else classes}",
+                f"content: extent {extent:.2f} of the side, covers {cover:.0%} of an image",
+                *([f"kinds: {', '.join(f'{share:.1%}' for share in shares)} of the images"] if shares else []),
+                *(one_line(f"skipped {path}: {reason}") for path, reason in domain.skipped),
+                *(f"! {what}\n  → {remedy}" for what, remedy in advice),
+                "" if advice else "nothing to mend",
+            ]
+        ),
+    )
+
+
+def find_shares(domain: "ImageDomain", count: int | None, sheet: Path | None) -> list[float]:
+    """The share of each of `count` kinds of images, the commonest first; none where no kinds are asked for."""
+    if count is None or sheet is None:
+        if count is not None or sheet is not None:
+            raise UsageError("--kinds and --sheet go together, e.g. --kinds 10 --sheet kinds.png")
+        return []
+    from .kinds import VOTERS, draw_kinds, find_kinds
+    from .pictures import write_picture
+
+    if sheet.exists():
+        raise UsageError(f"--sheet {sheet}: is there already; say another name")
+    voters = domain.some(VOTERS)
+    found = find_kinds(voters, count)
+    write_picture(sheet, draw_kinds(voters, found))
+    return sorted(found.prior.tolist(), reverse=True)
