@@ -32,8 +32,8 @@ from .voting import read_whole_log
 # Twelve numbers hold a digit, its face and its pose; a code with more reaches shapes that are no digit.
 GENERATOR = dcgan.Recipe(latent_dim=12, images=144_000, width=40, rate=6e-4)
 # Print explains handwriting closely: the KL term can afford more weight than for house numbers, and T is freed early.
-# Thirty kinds are ten digits, each in some three styles.
-MAPPING = {"images": 128_000, "beta": 3e-3, "freedom": 0.12, "free_rate": 1e-3, "kinds": 30}
+# Twenty kinds are ten digits in two styles each.
+MAPPING = {"images": 128_000, "beta": 3e-3, "freedom": 0.12, "free_rate": 1e-3, "kinds": 20}
 CLASSIFIER_IMAGES, CLASSIFIER_WIDTH = 48_000, 32
 SOLUTIONS, TEMPERATURE = 6, 2.0  # the mean, and five samples in other faces
 TRAINED = ("generator", "mapping", "classifier")
