@@ -59,7 +59,7 @@ class ClassifierTask:
 
 
 def jitter(images: Images, rng: torch.Generator, degrees: float = 10.0) -> Images:
-    """A small random shift (2 px at 32), rotation (10 degrees) and scale (10%) of each image."""
+    """A random shift (up to 2 px at 32), rotation (up to `degrees`) and scale (up to 10%) of each image."""
     b = len(images)
     turn, scale, dx, dy = torch.empty(4, b, device=images.device).uniform_(-1, 1, generator=rng)
     angle, factor = turn * (degrees * np.pi / 180), 1 + 0.1 * scale

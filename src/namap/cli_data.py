@@ -31,13 +31,14 @@ def check_data(
     from .data.coverage import measure_coverage
     from .data.inspection import inspect_domain
 
+    check_sheet(kinds, sheet)
     try:
         domain = load_domain(src, size, quiet=quiet)
     except DataError as error:
         for path, reason in error.skipped:
             typer.echo(one_line(f"unreadable {path}: {reason}"), err=as_json)
         raise
-    shares = find_shares(domain, kinds, sheet)
+    shares = draw_sheet(domain, kinds, sheet) if kinds and sheet else []
     advice = inspect_domain(domain)
     extent, cover, _ = measure_coverage(domain.images[:512])
     classes = None if domain.labels is None else sorted(set(domain.labels.tolist()))
@@ -69,17 +70,19 @@ def check_data(
     )
 
 
-def find_shares(domain: "ImageDomain", count: int | None, sheet: Path | None) -> list[float]:
-    """The share of each of `count` kinds of images, the commonest first; none where no kinds are asked for."""
-    if count is None or sheet is None:
-        if count is not None or sheet is not None:
-            raise UsageError("--kinds and --sheet go together, e.g. --kinds 10 --sheet kinds.png")
-        return []
+def check_sheet(count: int | None, sheet: Path | None) -> None:
+    """Refuse --kinds without --sheet, and a file that is there."""
+    if (count is None) != (sheet is None):
+        raise UsageError("--kinds and --sheet go together, e.g. --kinds 10 --sheet kinds.png")
+    if sheet is not None and sheet.exists():
+        raise UsageError(f"--sheet {sheet}: is there already; say another name")
+
+
+def draw_sheet(domain: "ImageDomain", count: int, sheet: Path) -> list[float]:
+    """Draw `count` kinds of images; returns the share of each, the commonest first."""
     from .kinds import VOTERS, draw_kinds, find_kinds
     from .pictures import write_picture
 
-    if sheet.exists():
-        raise UsageError(f"--sheet {sheet}: is there already; say another name")
     voters = domain.some(VOTERS)
     found = find_kinds(voters, count)
     write_picture(sheet, draw_kinds(voters, found))
