@@ -177,7 +177,7 @@ def configuration(scene: Scene, method: str, budget_min: float | None) -> dict[s
         "budget_min": budget_min if row.budget_of else None,
         "generator": recipe,
         "solutions": scene.experiment.solutions,
-        "held_out": scene.held_out,
+        "held_out": scene.held_out and method != "generator",  # which knows no queries
         "generator_cell": scene.generator_cell,
     }
     return json.loads(json.dumps(values))
