@@ -13,18 +13,53 @@ QUERIES, SIDE, MARGIN = 12, 64, 230
 SHOWN = 2  # answers of a row to the same query
 
 
-def draw(scene: Scene, home: Path, titles: dict[str, str]) -> Image.Image:
-    """A column a query. Rows are those with seed 0; below samples of G there are no queries."""
+Strips = dict[str, Image.Image]  # of a figure, from top to bottom: the queries, then the answers of each row
+
+
+def draw(scene: Scene, home: Path, titles: dict[str, str], before: Strips) -> Strips:
+    """A column a query. Rows are those with seed 0; below samples of G there are no queries.
+
+    Args:
+        scene: whose test queries are shown.
+        home: the cells; one that only the results know of has no answers.
+        titles: of the rows.
+        before: the strips of the figure so far, which such rows keep.
+    """
     queries = scene.y_test.images
     shown = np.random.default_rng(0).permutation(len(queries))[:QUERIES]
-    rows = {"query": list(queries[shown])}
+    strips = {"query": sheet({"query": list(queries[shown])})}
     for method, title in titles.items():
         path = home / f"{method}-0" / "answers.npz"
         x = np.load(path)["x"] if path.exists() else np.empty(0)
         if x.ndim == 5 and method != "bound":  # whose inversions are of X, not of queries
             x = x[:QUERIES] if method == "generator" else x[shown]
-            rows |= {title if k == 0 else f"{title} ({k + 1})": list(x[:, k]) for k in range(min(SHOWN, x.shape[1]))}
-    return sheet(rows)
+            several = range(min(SHOWN, x.shape[1]))
+            strips[method] = sheet({title if k == 0 else f"{title} ({k + 1})": list(x[:, k]) for k in several})
+        elif method in before and not path.exists():
+            strips[method] = before[method]
+    return strips
+
+
+def stack(strips: Strips) -> Image.Image:
+    """A figure of its strips."""
+    page = Image.new("RGB", (max(s.width for s in strips.values()), sum(s.height for s in strips.values())), "white")
+    top = 0
+    for strip in strips.values():
+        page.paste(strip, (0, top))
+        top += strip.height
+    return page
+
+
+def cut(figure: Path, heights: list[tuple[str, int]]) -> Strips:
+    """The strips of a figure, from their names and heights; none where there is no figure."""
+    if not figure.exists():
+        return {}
+    with Image.open(figure) as page:
+        page = page.convert("RGB")
+    tops = np.cumsum([0, *(height for _, height in heights)]).tolist()
+    return {
+        name: page.crop((0, top, page.width, top + height)) for (name, height), top in zip(heights, tops, strict=False)
+    }
 
 
 def sheet(rows: dict[str, list[np.ndarray]]) -> Image.Image:

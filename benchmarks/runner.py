@@ -28,7 +28,7 @@ from namap.settings import make_settings
 
 from .cells import circumstances, cost, finished, peak_memory_gb, run_cell_apart
 from .experiments import EXPERIMENTS
-from .figures import draw
+from .figures import cut, draw, stack
 from .judging import EACH
 from .methods import RIVALS, ROWS
 from .scene import Answer, Experiment, Row, Scene, find_root
@@ -251,9 +251,11 @@ def collect(scene: Scene, home: Path, results: Path) -> dict[str, Any]:
         "cells": cells,
     }
     results.mkdir(parents=True, exist_ok=True)
-    write_json(results / f"{name}.json", summary)
-    if all((home / f"{method}-0" / "answers.npz").exists() for method in summary["rows"]):
-        draw(scene, home, summary["rows"]).save(results / f"{name}.png", optimize=True)
+    record, figure = results / f"{name}.json", results / f"{name}.png"
+    before = cut(figure, read_json(record).get("figure", []) if record.exists() else [])
+    strips = draw(scene, home, summary["rows"], before)
+    write_json(record, {**summary, "figure": [(method, strip.height) for method, strip in strips.items()]})
+    stack(strips).save(figure, optimize=True)
     return summary
 
 

@@ -11,7 +11,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks import ablation, runner
+from benchmarks import ablation, figures, runner
 from benchmarks.baselines import RIVALS, CycleGAN, DistanceGAN
 from benchmarks.baselines.cyclegan import Pool
 from benchmarks.baselines.distancegan import distances
@@ -181,6 +181,27 @@ def test_rows_that_the_results_have_are_not_measured_again(tmp_path):
     assert (home / "generator-0").exists(), "no row needs its weights"
     runner.forget_lost_generator(scene, ["generator", "namap"], home / "generator-0")
     assert not (home / "generator-0").exists()
+
+
+def test_a_row_whose_answers_are_gone_keeps_its_strip_of_the_figure(tmp_path):
+    scene = runner.make_scene("handwriting2print", "reference", None)
+    titles = {"copy": "the query itself", "nearest": "nearest neighbour in X"}
+    rng = np.random.default_rng(0)
+    for method in titles:
+        (tmp_path / f"{method}-0").mkdir()
+        x = rng.integers(0, 256, (len(scene.y_test), 1, 1, 32, 32), np.uint8)
+        np.savez(tmp_path / f"{method}-0" / "answers.npz", x=x)
+    whole = figures.draw(scene, tmp_path, titles, {})
+    assert [*whole] == ["query", "copy", "nearest"]
+    figures.stack(whole).save(tmp_path / "figure.png")
+    (tmp_path / "copy-0" / "answers.npz").unlink()
+    np.savez(tmp_path / "nearest-0" / "answers.npz", x=255 - x)  # measured anew
+    before = figures.cut(tmp_path / "figure.png", [(name, strip.height) for name, strip in whole.items()])
+    again = figures.draw(scene, tmp_path, titles, before)
+    assert [*again] == [*whole]
+    assert again["copy"].tobytes() == whole["copy"].tobytes()
+    assert again["nearest"].tobytes() != whole["nearest"].tobytes()
+    assert [*figures.draw(scene, tmp_path, titles, {})] == ["query", "nearest"], "never another row's pictures"
 
 
 def test_a_rival_gets_the_seconds_of_the_generator_and_the_mapping(tmp_path):
