@@ -20,6 +20,7 @@ from PIL import Image
 from namap import cli, cli_app
 from namap.app import sharing, views
 from namap.app.views import Explorer, Settings
+from namap.app.visit import Visit
 from namap.data import ImageDomain, load_domain
 from namap.errors import DataError, UsageError
 from test_app_zips import make_zip
@@ -361,3 +362,11 @@ def test_it_ends_when_what_it_computes_has_come_to_a_halt(monkeypatch, explorer)
 def test_names_tell_models_apart():
     names = views.model_names([Path("runs/a/map/final"), Path("runs/b/map"), Path("runs/c")])
     assert names == ["a/map", "b/map", "c"]
+
+
+def test_the_later_of_two_clicks_is_shown_whichever_is_answered_first():
+    visit = Visit()
+    later = visit.take(20.0)
+    assert visit.take(10.0) == 0
+    assert visit.turn == later
+    assert visit.take(30.0) == visit.turn > later

@@ -162,6 +162,9 @@ class Look:
         return [*shown, self.strip, self.pinned]
 
 
+READ_CLOCK = "(...given) => [...given.slice(0, -1), performance.now()]"  # the last input: when the visitor asked
+
+
 class Asking:
     """The components by which a query, a model and settings are given."""
 
@@ -189,6 +192,7 @@ class Asking:
                 gr.Slider(0, 4, 1, step=0.1, label="Temperature of further solutions"),
                 gr.Number(0, precision=0, minimum=0, label="Seed"),
             ]
+        self.clock = gr.Number(0, visible=False)
         with gr.Row():
             self.go = gr.Button("Translate", variant="primary", size="sm", min_width=80, elem_id="go")
             self.stop = gr.Button("Stop", size="sm", min_width=80)

@@ -11,7 +11,7 @@ from ..errors import UsageError
 from ..settings import make_settings
 from . import views
 from .archives import MAX_FILES, translate_archive
-from .looks import Asking, Look, sheet
+from .looks import READ_CLOCK, Asking, Look, sheet
 from .server import Page, kept, picture, png_file, spoken
 from .sharing import restore, save_view
 from .views import Explorer, Settings, View
@@ -58,8 +58,12 @@ def _solving(explorer: Explorer, asking: Asking, look: Look) -> None:
     """A query is given: by the user, at random, picked; or the model or settings change."""
 
     @spoken
-    def ask(visit: Visit, file: str | None, model: str, *values: float) -> Iterator[dict]:
-        turn = visit.take()
+    def ask(visit: Visit, file: str | None, model: str, *given: float) -> Iterator[dict]:
+        *values, asked = given
+        turn = visit.take(asked)
+        if not turn:
+            yield {look.status: gr.skip()}
+            return
         if file is None:  # the picture was taken away
             visit.open(None, "")
             yield look.nothing()
@@ -80,8 +84,14 @@ def _solving(explorer: Explorer, asking: Asking, look: Look) -> None:
         return positions, asking.pictures(positions)
 
     private: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-    run: dict[str, Any] = {"inputs": [look.visit, asking.query, asking.model, *asking.settings], "outputs": look.all}
-    run |= {"trigger_mode": "multiple", **private}
+    inputs = [look.visit, asking.query, asking.model, *asking.settings, asking.clock]
+    run: dict[str, Any] = {
+        "inputs": inputs,
+        "outputs": look.all,
+        "js": READ_CLOCK,
+        "trigger_mode": "multiple",
+        **private,
+    }
     for asked in (
         asking.query.input(ask, **run),
         asking.go.click(ask, **run),

@@ -16,6 +16,7 @@ class Visit:
 
     Attributes:
         turn: which of the visitor's searches may show what it finds: a new query, or Stop, ends the one before.
+        asked: when that query was asked for, on the visitor's clock.
         found: the newest look of that search.
         looks: how many there were.
         progress: how far the search has come, in words.
@@ -25,6 +26,7 @@ class Visit:
     """
 
     turn: int = 0
+    asked: float = 0.0
     found: View | None = None
     looks: int = 0
     progress: str = ""
@@ -32,8 +34,15 @@ class Visit:
     place: tuple[int, tuple[float, ...]] | None = None
     pins: list[Code | None] = field(default_factory=lambda: [None, None])
 
-    def take(self) -> int:
-        """Make it the caller's turn."""
+    def take(self, asked: float | None = None) -> int:
+        """Make it the caller's turn; 0, which is nobody's, where the visitor has asked for something later than this.
+
+        Two clicks may be answered in any order.
+        """
+        if asked is not None:
+            if asked < self.asked:
+                return 0
+            self.asked = asked
         self.turn += 1
         return self.turn
 
