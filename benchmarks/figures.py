@@ -12,7 +12,6 @@ from .scene import Scene
 QUERIES, SIDE, MARGIN = 12, 64, 230
 SHOWN = 2  # answers of a row to the same query
 
-
 Strips = dict[str, Image.Image]  # of a figure, from top to bottom: the queries, then the answers of each row
 
 
@@ -29,13 +28,14 @@ def draw(scene: Scene, home: Path, titles: dict[str, str], before: Strips) -> St
     shown = np.random.default_rng(0).permutation(len(queries))[:QUERIES]
     strips = {"query": sheet({"query": list(queries[shown])})}
     for method, title in titles.items():
-        path = home / f"{method}-0" / "answers.npz"
+        cell = home / f"{method}-0"
+        path = cell / "answers.npz"
         x = np.load(path)["x"] if path.exists() else np.empty(0)
         if x.ndim == 5 and method != "bound":  # whose inversions are of X, not of queries
             x = x[:QUERIES] if method == "generator" else x[shown]
             several = range(min(SHOWN, x.shape[1]))
             strips[method] = sheet({title if k == 0 else f"{title} ({k + 1})": list(x[:, k]) for k in several})
-        elif method in before and not path.exists():
+        elif method in before and not path.exists() and (cell / "result.json").exists():  # of today's configuration
             strips[method] = before[method]
     return strips
 

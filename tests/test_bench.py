@@ -197,6 +197,10 @@ def test_a_row_whose_answers_are_gone_keeps_its_strip_of_the_figure(tmp_path):
     (tmp_path / "copy-0" / "answers.npz").unlink()
     np.savez(tmp_path / "nearest-0" / "answers.npz", x=255 - x)  # measured anew
     before = figures.cut(tmp_path / "figure.png", [(name, strip.height) for name, strip in whole.items()])
+    assert [*figures.draw(scene, tmp_path, titles, before)] == ["query", "nearest"], (
+        "no result of today's configuration"
+    )
+    write_json(tmp_path / "copy-0" / "result.json", {})
     again = figures.draw(scene, tmp_path, titles, before)
     assert [*again] == [*whole]
     assert again["copy"].tobytes() == whole["copy"].tobytes()
