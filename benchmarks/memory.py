@@ -110,6 +110,14 @@ def family(pid: int) -> list[int]:
     return [pid, *(p for child in below for p in family(int(child)))]
 
 
+def command_line(pid: int) -> str:
+    """How a process was started; empty once it is gone."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text()
+    except OSError:
+        return ""
+
+
 def _resident_mb(pid: int) -> float:
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()

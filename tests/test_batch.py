@@ -17,7 +17,7 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks.memory import family
+from benchmarks.memory import command_line, family
 
 from namap import cli
 from namap.data import load_domain
@@ -62,15 +62,8 @@ def queries(tmp_path_factory) -> Path:
 
 def actors() -> set[int]:
     """Processes that answer."""
-    found = set()
-    for pid in family(os.getpid()):
-        try:
-            title = Path(f"/proc/{pid}/cmdline").read_text()
-        except OSError:
-            continue
-        if title.startswith("ray::") and "Translator" in title:
-            found.add(pid)
-    return found
+    titles = {pid: command_line(pid) for pid in family(os.getpid())}
+    return {pid for pid, title in titles.items() if title.startswith("ray::") and "Translator" in title}
 
 
 def kill_one_at_work(outdir: Path, killed: list[int]) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from benchmarks.memory import KINDS, family, measure
+from benchmarks.memory import KINDS, command_line, family, measure
 from PIL import Image
 
 from namap.data import ImageDomain, load_domain, open_queries
@@ -156,8 +156,7 @@ def test_a_second_process_is_refused(mapping, tmp_path):
 
 def workers() -> set[int]:
     """The processes that write pictures for this one."""
-    below = family(os.getpid())
-    return {pid for pid in below if "spawn_main" in Path(f"/proc/{pid}/cmdline").read_text()}
+    return {pid for pid in family(os.getpid()) if "spawn_main" in command_line(pid)}
 
 
 def test_workers_leave_signals_to_their_parent(tmp_path):
