@@ -183,6 +183,25 @@ def test_rows_that_the_results_have_are_not_measured_again(tmp_path):
     assert not (home / "generator-0").exists()
 
 
+def test_experiments_share_the_generator_of_the_same_images(tmp_path):
+    shoes, bags, other = (runner.make_scene(n, "reference", None) for n in ("edges2shoes", "bags2shoes", "edges2bags"))
+    cells = {s.experiment.name: runner.cells_home(s, tmp_path) / "generator-1" for s in (shoes, bags, other)}
+    lender = cells["edges2shoes"]
+    (lender / "final").mkdir(parents=True)
+    (lender / "final" / "weights").write_text("of shoes")
+    write_json(lender / "wanted.json", runner.configuration(shoes, "generator", None))
+
+    def borrowed(scene) -> bool:
+        cell = cells[scene.experiment.name]
+        runner.borrow_generator(runner.configuration(scene, "generator", None), cell)
+        return (cell / "final" / "weights").exists()
+
+    assert not borrowed(bags), "it is still being trained"
+    write_json(lender / "result.json", {})
+    assert borrowed(bags) and not borrowed(other)
+    assert not (cells["bags2shoes"] / "result.json").exists(), "whose judge is another"
+
+
 def test_a_row_whose_answers_are_gone_keeps_its_strip_of_the_figure(tmp_path):
     scene = runner.make_scene("handwriting2print", "reference", None)
     titles = {"copy": "the query itself", "nearest": "nearest neighbour in X"}
