@@ -110,6 +110,10 @@ def notes(result: Result, rows: dict[str, list[Result]]) -> list[str]:
             "The evidence without labels is the loss of an answer; its rank correlation with how good namap's answer "
             f"is, over queries: {spread(tells)} (1 would tell all, 0 nothing)."
         )
+    updates = {m: fmean(c["settings"]["updates"] for c in cells) for m, cells in rows.items() if m in RIVALS}
+    if updates:
+        each = ", ".join(f"{result['rows'][m]} {count:,.0f}" for m, count in updates.items())
+        found.append(f"Steps that the rivals' budget allowed: {each}; they are published with many times more.")
     threads = sorted({c["threads"] for c in result["cells"]})
     found.append(f"Threads: {', '.join(map(str, threads))}.")
     seen = {c["commit"] for c in result["cells"]}

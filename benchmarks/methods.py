@@ -112,8 +112,11 @@ def rival(name: str) -> Callable[[Scene, int, float, Path], Answer]:
     """An adversarial rival, for as long as namap's generator and mapping took together."""
 
     def run(scene: Scene, seed: int, seconds: float, home: Path) -> Answer:
-        x, cost = train_rival(RIVALS[name], scene.x_train, scene.y_train, scene.y_test, seconds, seed, home)
-        return Answer(x, "y_test", cost["images_seen"], {}, {"batch_size": RIVALS[name].batch_size})
+        domains, settings = (scene.x_train, scene.y_train, scene.y_test), scene.experiment.rivals.get(name, {})
+        x, cost = train_rival(RIVALS[name], *domains, seconds, seed, home, settings)
+        size = RIVALS[name].batch_size
+        updates = {"batch_size": size, "updates": cost["images_seen"] // size}
+        return Answer(x, "y_test", cost["images_seen"], {}, {**updates, **settings})
 
     run.__doc__ = RIVALS[name].__doc__
     return run
@@ -170,6 +173,10 @@ def _papers(scene: Scene) -> dict[str, Any]:
     return scene.experiment.papers
 
 
+def _rivals(name: str) -> Callable[[Scene], dict[str, Any]]:
+    return lambda scene: scene.experiment.rivals.get(name, {})
+
+
 GENERATOR = Row(generator, "samples of G")
 PAPERS = {"nam": "NAM", "ae": "AE-NAM", "vae": "VAE-NAM"}
 ROWS: dict[str, Row] = {
@@ -179,7 +186,10 @@ ROWS: dict[str, Row] = {
         for name, title in PAPERS.items()
     },
     "namap": Row(namap, "namap", _ours, ("generator",)),
-    **{name: Row(rival(name), kind.__name__, budget_of=("generator", "namap")) for name, kind in RIVALS.items()},
+    **{
+        name: Row(rival(name), kind.__name__, _rivals(name), budget_of=("generator", "namap"))
+        for name, kind in RIVALS.items()
+    },
     "copy": Row(copy, "the query itself", once=True),
     "nearest": Row(nearest, "nearest neighbour in X", once=True),
     "bound": Row(bound, "G's inversion of test images of X", needs=("generator",)),

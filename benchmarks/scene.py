@@ -49,6 +49,7 @@ class Experiment:
         generator: recipe of G, or what `load_generator` takes; None where rows have their own.
         ours: settings of namap's best recipe, beyond the defaults.
         papers: settings of the rows that repeat the papers.
+        rivals: settings of a rival, where its publication has some of its own for such data.
         judge: makes, from a scene and a directory to keep classifiers in, the function that scores answers.
         solutions: analogies per query, where a method can give several.
         rows: of the table; None: those of every translation, `methods.ROWS`.
@@ -63,6 +64,7 @@ class Experiment:
     generator: dcgan.Recipe | str | None = None
     ours: dict[str, Any] = field(default_factory=dict)
     papers: dict[str, Any] = field(default_factory=dict)
+    rivals: dict[str, dict[str, Any]] = field(default_factory=dict)
     judge: "Callable[[Scene, Path], Judge] | None" = None
     solutions: int = 4
     rows: "dict[str, Row] | None" = None

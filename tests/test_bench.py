@@ -12,7 +12,8 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks import ablation, figures, runner
-from benchmarks.baselines import RIVALS, CycleGAN, DistanceGAN
+from benchmarks.baselines import RIVALS, CycleGAN, DiscoGAN, DistanceGAN
+from benchmarks.baselines.adversarial import answer, settle
 from benchmarks.baselines.cyclegan import Pool
 from benchmarks.baselines.distancegan import distances
 from benchmarks.experiments import EXPERIMENTS
@@ -22,7 +23,7 @@ from benchmarks.scene import half_images
 from PIL import Image
 
 from namap.checkpoint import write_json
-from namap.data import load_domain
+from namap.data import ImageDomain, load_domain
 from namap.errors import DataError, UsageError
 from namap.recipes import make_recipe
 from namap.tensors import from_numpy, random_stream
@@ -86,6 +87,32 @@ def test_critics_do_not_learn_from_the_translators_step(domains):
     assert all(
         torch.equal(p, q) and p.grad is not None for p, q in zip(rival.critic_x.parameters(), before, strict=True)
     )
+
+
+def test_a_rival_answers_with_the_statistics_of_queries_alone(domains):
+    """In training its Y -> X also gets translations; what these leave behind would colour every answer."""
+    x, y = domains[0], domains[1].subset(slice(0, 100))
+    rival = DiscoGAN(x, y, 0)
+    images = from_numpy(y.images)
+    with torch.no_grad():
+        expected = rival.to_x(images)
+        for _ in range(5):
+            rival.to_x(torch.zeros_like(images))
+    settle(rival, y)
+    found = torch.from_numpy(answer(rival, y)[:, 0]).float() / 127.5 - 1
+    assert (found - expected).abs().max() < 0.02
+
+
+@pytest.mark.parametrize("name", ["discogan", "distancegan"])
+def test_rivals_pair_angles_with_the_settings_published_for_it(name):
+    settings = EXPERIMENTS["car2car"].rivals[name]
+    domain = ImageDomain.from_array(np.random.default_rng(0).integers(0, 256, (8, 3, 64, 64), np.uint8))
+    rival = RIVALS[name](domain, domain, 0, **settings)
+    assert rival.rates == (0.9, 0.9)
+    narrow = min(m.out_channels for m in rival.to_x.modules() if isinstance(m, torch.nn.Conv2d) and m.stride == (1, 1))
+    assert narrow == 100
+    assert len(rival.critic_x(from_numpy(domain.images))[1]) == 2, "of four levels"
+    assert answer(rival, domain).shape == (8, 1, 3, 64, 64)
 
 
 def first_batch(y):

@@ -42,7 +42,8 @@ def cell(method, seed, kept, **more):
 @pytest.fixture
 def result():
     cells = [cell("namap", s, k) for s, k in enumerate((0.8, 0.9))]
-    cells += [cell("vae", 0, 0.3), cell("cyclegan", 0, 0.5), cell("discogan", 0, 0.4), cell("copy", 0, 0.1)]
+    cells += [cell("vae", 0, 0.3), cell("copy", 0, 0.1)]
+    cells += [cell(m, 0, k, settings={"updates": 1500}) for m, k in (("cyclegan", 0.5), ("discogan", 0.4))]
     return {
         "name": "street2digits",
         "what": "house numbers",
@@ -63,6 +64,11 @@ def test_a_section_says_what_a_reader_must_know(result):
     assert "different commits" not in page
 
 
+def test_a_section_says_how_many_steps_the_rivals_had(result):
+    text = "\n".join(experiment_section(result, None))
+    assert "CycleGAN 1,500, DiscoGAN 1,500; they are published with many times more" in text
+
+
 def test_another_commit_is_shown_and_another_configuration_refused(result):
     result["cells"][2]["commit"] = "fffffff9999+"
     page = "\n".join(experiment_section(result, None))
@@ -76,7 +82,7 @@ def test_another_commit_is_shown_and_another_configuration_refused(result):
         with pytest.raises(UsageError, match=words):
             check(mixed)
     mixed = deepcopy(result)
-    mixed["cells"][3]["configuration"] = {**CONFIGURATION, "generator": {"width": 9}}
+    mixed["cells"][4]["configuration"] = {**CONFIGURATION, "generator": {"width": 9}}
     with pytest.raises(UsageError, match="cyclegan was measured with other generator"):
         check(mixed)
 

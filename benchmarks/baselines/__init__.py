@@ -1,4 +1,7 @@
-"""The rivals: adversarial unpaired translation, with their own losses and published settings."""
+"""The rivals: adversarial unpaired translation, with their own losses and published settings.
+
+What differs from a publication says the docstring of its class.
+"""
 
 from .adversarial import Rival, train_rival
 from .cyclegan import CycleGAN

@@ -19,6 +19,8 @@ from namap.runs import Row
 from namap.tensors import Images, autocast, from_numpy, pick_device, pick_precision, place, to_uint8
 from namap.training import Batch, Run, Update, train
 
+SETTLING_IMAGES, SETTLING_BATCH = 2000, 100
+
 
 class Rival:
     """A pair of translators X <-> Y and a critic of each domain, as a task of the training loop.
@@ -27,20 +29,24 @@ class Rival:
         x: images of X; those of Y come with the batches.
         channels: of the images of both domains.
         seed: of the initialisation and of the order of X.
+        settings: that its publication has for some of its experiments.
     """
 
     name: str
+    layout = torch.channels_last  # of images and weights, the faster one
     batch_size: int
     betas = (0.5, 0.999)
     weight_decay = 0.0
     rate = 2e-4
 
-    def __init__(self, x: ImageDomain, y: ImageDomain, seed: int):
+    def __init__(self, x: ImageDomain, y: ImageDomain, seed: int, **settings: Any):
         self.x, self.seed = x, seed
         device = pick_device()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             networks = {name: place(module, device) for name, module in self.networks(x.channels, x.size).items()}
+        for network in networks.values():
+            network.to(memory_format=self.layout)
         self.to_x, self.to_y = networks["to_x"], networks["to_y"]
         self.critic_x, self.critic_y = networks["critic_x"], networks["critic_y"]
         self.modules: dict[str, nn.Module] = networks
@@ -48,7 +54,7 @@ class Rival:
             "translators": self.adam(self.to_x, self.to_y),
             "critics": self.adam(self.critic_x, self.critic_y),
         }
-        self.config: dict[str, Any] = {"rival": self.name, "x": x.fingerprint}
+        self.config: dict[str, Any] = {"rival": self.name, "x": x.fingerprint, **settings}
 
     def adam(self, *modules: nn.Module) -> torch.optim.Adam:
         parameters = [p for module in modules for p in module.parameters()]
@@ -76,7 +82,7 @@ class Rival:
         """As many images of X as of Y, in an order of their own."""
         step = batch.images_seen // len(batch.images)
         rows = batch_index(len(self.x), len(batch.images), self.seed + 10_000, step)
-        return from_numpy(self.x.images[rows], batch.images.device)
+        return from_numpy(self.x.images[rows], batch.images.device).contiguous(memory_format=self.layout)
 
 
 def critics(trainable: bool, *modules: nn.Module) -> None:
@@ -86,7 +92,14 @@ def critics(trainable: bool, *modules: nn.Module) -> None:
 
 
 def train_rival(
-    kind: type[Rival], x: ImageDomain, y: ImageDomain, queries: ImageDomain, seconds: float, seed: int, home: Path
+    kind: type[Rival],
+    x: ImageDomain,
+    y: ImageDomain,
+    queries: ImageDomain,
+    seconds: float,
+    seed: int,
+    home: Path,
+    settings: dict[str, Any],
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """Train a rival for about `seconds` of processor time and translate `queries`.
 
@@ -95,13 +108,16 @@ def train_rival(
     """
     channels = max(x.channels, y.channels)
     x, y, queries = (d.resized(x.size, channels) for d in (x, y, queries))
-    images = budgeted_images(kind, x, y, seconds, home)
-    rival = kind(x, y, seed)
+    images = budgeted_images(kind, x, y, seconds, home, settings)
+    rival = kind(x, y, seed, **settings)
     log = train(rival, y, Run(images, kind.batch_size, seed, label=f"training {kind.name}"), home)
+    settle(rival, y)
     return answer(rival, queries), {"seconds": log[-1]["seconds"], "images_seen": images}
 
 
-def budgeted_images(kind: type[Rival], x: ImageDomain, y: ImageDomain, seconds: float, home: Path) -> int:
+def budgeted_images(
+    kind: type[Rival], x: ImageDomain, y: ImageDomain, seconds: float, home: Path, settings: dict[str, Any]
+) -> int:
     """Images that fit `seconds` of processor time, measured once and kept, so that a killed run goes on."""
     record = home / "budget.txt"
     if record.exists():
@@ -111,7 +127,7 @@ def budgeted_images(kind: type[Rival], x: ImageDomain, y: ImageDomain, seconds: 
     for steps in (6, 36):
         run = Run(steps * kind.batch_size, kind.batch_size, quiet=True)
         started = time.process_time()
-        train(kind(x, y, 0), probe, run)
+        train(kind(x, y, 0, **settings), probe, run)
         times.append(time.process_time() - started)
     images = max(1, int(seconds / max((times[1] - times[0]) / 30, 1e-3))) * kind.batch_size
     home.mkdir(parents=True, exist_ok=True)
@@ -120,12 +136,29 @@ def budgeted_images(kind: type[Rival], x: ImageDomain, y: ImageDomain, seconds: 
 
 
 @torch.no_grad()
+def settle(rival: Rival, y: ImageDomain) -> None:
+    """Batch statistics of Y -> X from training images of Y alone: a round trip trains it on translations as well."""
+    norms = [m for m in rival.to_x.modules() if isinstance(m, nn.BatchNorm2d)]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # all batches count alike
+    if norms:
+        rows = np.random.default_rng(0).permutation(len(y))[:SETTLING_IMAGES]
+        translate(rival, y.images[rows])
+
+
 def answer(rival: Rival, queries: ImageDomain) -> np.ndarray:
     """Y -> X for every query, in evaluation mode."""
+    rival.to_x.eval()
+    return translate(rival, queries.images)[:, None]
+
+
+@torch.no_grad()
+def translate(rival: Rival, images: np.ndarray) -> np.ndarray:
     device = pick_device()
-    network = rival.to_x.eval()
     parts = []
-    for start in range(0, len(queries), 100):
+    for start in range(0, len(images), SETTLING_BATCH):
+        batch = from_numpy(images[start : start + SETTLING_BATCH], device).contiguous(memory_format=rival.layout)
         with autocast(device, pick_precision("auto", device)):
-            parts.append(to_uint8(network(from_numpy(queries.images[start : start + 100], device)).float()).cpu())
-    return torch.cat(parts).numpy()[:, None]
+            parts.append(to_uint8(rival.to_x(batch).float()).cpu())
+    return torch.cat(parts).numpy()

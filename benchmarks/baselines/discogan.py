@@ -3,26 +3,31 @@
 import math
 from collections.abc import Iterator
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from namap.networks import init_dcgan
+from namap.data import ImageDomain
 from namap.tensors import Images
 from namap.training import Batch, Update
 
 from .adversarial import Rival, critics
 
-CURRICULUM = 10_000  # iterations with a weight of 0.01 on what is not adversarial, 0.5 afterwards
-CURRICULUM_SHARE = 0.2  # of a run that would otherwise end before it
+CURRICULUM = 10_000  # iterations with the first of the rates
+CURRICULUM_SHARE = 0.2  # of a run that would otherwise end before it: our own addition
+RATES = (0.01, 0.5)  # weight of what is not adversarial, before and after
+# What is published for cars and faces by angle.
+ANGLE_PAIRING: dict[str, Any] = {"rates": (0.9, 0.9), "bottleneck": 100, "match_from": 2}
 
 
 class Critic(nn.Module):
-    """A DCGAN discriminator that also gives its inner feature maps."""
+    """A DCGAN discriminator that also gives its inner feature maps, from level `match_from` on."""
 
-    def __init__(self, channels: int, size: int, width: int = 64):
+    def __init__(self, channels: int, size: int, match_from: int, width: int = 64):
         super().__init__()
+        self.match_from = match_from
         widths = [channels, *(width * 2**i for i in range(int(math.log2(size // 4))))]
         self.levels = nn.ModuleList()
         for i, (inputs, outputs) in enumerate(pairwise(widths)):
@@ -31,22 +36,26 @@ class Critic(nn.Module):
         self.head = nn.Conv2d(widths[-1], 1, 4, bias=False)
 
     def forward(self, images: Images) -> tuple[Tensor, list[Tensor]]:
-        """Logits `[b]` and the feature maps of all levels but the first."""
-        features, h = [], images
+        """Logits `[b]` and feature maps."""
+        features, h = [], (images + 1) / 2
         for level in self.levels:
             h = F.leaky_relu(level(h), 0.2)
             features.append(h)
-        return self.head(h).flatten(), features[1:]
+        return self.head(h).flatten(), features[self.match_from :]
 
 
-def translator(channels: int, size: int, width: int = 64) -> nn.Sequential:
-    """Convolutions down to 4x4 and their mirror image."""
+def translator(channels: int, size: int, bottleneck: int, width: int = 64) -> nn.Sequential:
+    """Convolutions down to 4x4, to one vector of `bottleneck` numbers if there are any, and their mirror image."""
     widths = [width * 2**i for i in range(int(math.log2(size // 4)))]
     layers: list[nn.Module] = []
     for i, (inputs, outputs) in enumerate(zip([channels, *widths], widths, strict=False)):
         layers.append(nn.Conv2d(inputs, outputs, 4, 2, 1, bias=False))
         layers += [nn.BatchNorm2d(outputs)] if i else []
         layers.append(nn.LeakyReLU(0.2, inplace=True))
+    if bottleneck:
+        top = widths[-1]
+        layers += [nn.Conv2d(top, bottleneck, 4, bias=False), nn.BatchNorm2d(bottleneck), nn.LeakyReLU(0.2, True)]
+        layers += [nn.ConvTranspose2d(bottleneck, top, 4, bias=False), nn.BatchNorm2d(top), nn.ReLU(True)]
     for inputs, outputs in zip(widths[::-1], [*widths[-2::-1], channels], strict=True):
         layers.append(nn.ConvTranspose2d(inputs, outputs, 4, 2, 1, bias=False))
         layers += [nn.Sigmoid()] if outputs == channels else [nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)]
@@ -54,18 +63,34 @@ def translator(channels: int, size: int, width: int = 64) -> nn.Sequential:
 
 
 class DiscoGAN(Rival):
-    """Batches of 64, Adam 2e-4 with weight decay 1e-5, critics every third iteration. Images in [0, 1] inside."""
+    """Batches of 64, Adam 2e-4 with weight decay 1e-5, critics every third iteration. Images in [0, 1] inside.
+
+    Args:
+        rates: weight of what is not adversarial, during the curriculum and after it.
+        bottleneck: numbers between the halves of a translator; 0: its maps of 4x4.
+        match_from: first of a critic's levels whose features are matched.
+    """
 
     name = "discogan"
     batch_size = 64
     weight_decay = 1e-5
 
+    def __init__(
+        self,
+        x: ImageDomain,
+        y: ImageDomain,
+        seed: int,
+        rates: tuple[float, float] = RATES,
+        bottleneck: int = 0,
+        match_from: int = 1,
+    ):
+        self.rates, self.bottleneck, self.match_from = rates, bottleneck, match_from
+        super().__init__(x, y, seed, rates=list(rates), bottleneck=bottleneck, match_from=match_from)
+
     def networks(self, channels: int, size: int) -> dict[str, nn.Module]:
-        nets: dict[str, nn.Module] = {side: Unit(translator(channels, size)) for side in ("to_x", "to_y")}
-        nets |= {side: Critic(channels, size) for side in ("critic_x", "critic_y")}
-        for net in nets.values():
-            net.apply(init_dcgan)
-        return nets
+        sides = ("x", "y")
+        nets: dict[str, nn.Module] = {f"to_{s}": Unit(translator(channels, size, self.bottleneck)) for s in sides}
+        return nets | {f"critic_{s}": Critic(channels, size, self.match_from) for s in sides}
 
     def agreement(self, x: Images, y: Images, x_hat: Images, y_hat: Images) -> Tensor:
         """Reconstruction after a round trip, in [0, 1]."""
@@ -93,7 +118,7 @@ class DiscoGAN(Rival):
             )
             loss = loss + 0.1 * F.softplus(-logit).mean() + 0.9 * match
         early = step < CURRICULUM and batch.progress < CURRICULUM_SHARE
-        rate = 0.01 if early else 0.5
+        rate = self.rates[0] if early else self.rates[1]
         agreement = self.agreement(x, y, x_hat, y_hat)
         loss = loss * (1 - rate) + agreement * rate
         yield Update(("translators",), loss[None], {"translators": loss, "agreement": agreement})

@@ -1,5 +1,8 @@
 """DistanceGAN (Benaim and Wolf, NeurIPS 2017): distances between two images survive the translation."""
 
+from typing import Any
+
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -10,13 +13,17 @@ from .discogan import DiscoGAN
 
 
 class DistanceGAN(DiscoGAN):
-    """DiscoGAN's networks and adversarial terms; the distance constraint in place of the round trip."""
+    """The distance constraint in place of the round trip, on DiscoGAN's networks and adversarial terms.
+
+    The paper has it on DiscoGAN's and on CycleGAN's; its digits have a third system.
+    """
 
     name = "distancegan"
 
-    def __init__(self, x: ImageDomain, y: ImageDomain, seed: int):
-        super().__init__(x, y, seed)
-        self.scales = [moments(distances(from_numpy(d.images[:900]))) for d in (x, y)]
+    def __init__(self, x: ImageDomain, y: ImageDomain, seed: int, **settings: Any):
+        super().__init__(x, y, seed, **settings)
+        order = np.random.default_rng(0)
+        self.scales = [moments(distances(from_numpy(d.images[order.permutation(len(d))[:900]]))) for d in (x, y)]
 
     def agreement(self, x: Images, y: Images, x_hat: Images, y_hat: Images) -> Tensor:
         """|d(x, x')/s - d(to_y(x), to_y(x'))/s| over all pairs of a batch, each distance standardised in its domain."""

@@ -18,6 +18,7 @@ from namap.networks import NIN
 from namap.tensors import autocast, from_numpy, pick_device, pick_precision, place
 from namap.training import Batch, Run, Update, train
 
+from ..baselines.discogan import ANGLE_PAIRING
 from ..judging import EACH, Realism
 from ..scene import ANGLES, QUICK_IMAGES, Experiment, Judge, Scene, Sources
 
@@ -139,6 +140,7 @@ def car_experiment(name: str, x: str, y: str) -> Experiment:
         generator=dcgan.Recipe(latent_dim=32, images=200_000, width=32),
         ours={"images": 60_000, "filters": 16},
         papers={"skip": True, "beta": 1e-3},
+        rivals={"discogan": ANGLE_PAIRING, "distancegan": ANGLE_PAIRING},
         judge=angle_judge,
         lower=True,
         published="1.38° (VAE-NAM); DiscoGAN 13.81°",
