@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from namap.losses import Reconstruction, appearance_invariant, fit_appearance, kl_divergence, l1, paint
+from namap.losses import Reconstruction, appearance_invariant, bounded, fit_appearance, kl_divergence, l1, paint
 from namap.networks import EarnedMapper, PaperMapper, VGGFeatures
 
 
@@ -39,6 +39,20 @@ def test_kl_agrees_with_torch():
     mu, log_var = images(5, 7), images(5, 7, seed=1)
     q, p = torch.distributions.Normal(mu, (log_var / 2).exp()), torch.distributions.Normal(0.0, 1.0)
     torch.testing.assert_close(kl_divergence(mu, log_var), torch.distributions.kl_divergence(q, p))
+
+
+@pytest.mark.parametrize("start", [30.0, -30.0])
+def test_a_variance_beyond_its_bounds_comes_back(start):
+    """A dimension that G does not use has nothing but the KL term to bring it back."""
+    log_var = torch.tensor([[start]], requires_grad=True)
+    adam = torch.optim.Adam([log_var], 0.1)
+    for _ in range(500):
+        adam.zero_grad()
+        kl = kl_divergence(torch.zeros(1, 1), bounded(log_var))
+        assert kl.isfinite().all()
+        kl.sum().backward()
+        adam.step()
+    assert log_var.abs().item() < 1
 
 
 def test_the_perceptual_loss_is_equation_4_and_its_cache_changes_nothing():

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from . import processes
 from .errors import UsageError
 from .generators.base import prior
-from .losses import kl_divergence, sliced_wasserstein
+from .losses import bounded, kl_divergence, sliced_wasserstein
 from .networks import CodeTable, ConvEncoder
 from .recipes import Recipe
 from .tensors import Codes, Images, random_stream
@@ -117,7 +117,7 @@ class GaussianEncoder(nn.Module):
     def distribution(self, y: Images) -> tuple[Codes, Codes]:
         """(mu, log sigma^2) of queries y, `[b d]` each."""
         mu, log_var = self.encoder(y).chunk(2, dim=1)
-        return mu, log_var.clamp(-14, 4)  # sigma in [1e-3, 7]: keeps exp() and its gradient finite
+        return mu, bounded(log_var)
 
     def forward(self, index: Int[Tensor, " b"], y: Images, rng: torch.Generator) -> tuple[Codes, Codes]:
         """A sample of q(z|y) for each query, and KL(q || N(0, I)) of each dimension."""

@@ -31,6 +31,20 @@ def l2(t: Images, y: Images) -> PerSample:
     return (t.float() - y).square().flatten(1).mean(1)
 
 
+def bounded(log_var: Float[Tensor, "b d"]) -> Float[Tensor, "b d"]:
+    """log sigma^2 within [-14, 4], sigma in [1e-3, 7]: exp() and its gradient stay finite.
+
+    The gradient passes the bounds: an encoder's first steps may throw a dimension beyond them, and with a clamp's
+    gradient, zero, it would stay there, its code drowned in noise.
+
+    >>> log_var = torch.tensor([[9.0]], requires_grad=True)
+    >>> kl_divergence(torch.zeros(1, 1), bounded(log_var)).backward()
+    >>> bool(log_var.grad > 0)
+    True
+    """
+    return log_var + (log_var.clamp(-14, 4) - log_var).detach()
+
+
 def kl_divergence(mu: Float[Tensor, "b d"], log_var: Float[Tensor, "b d"]) -> Float[Tensor, "b d"]:
     """KL(N(mu, sigma^2) || N(0, I)) = 1/2 (mu^2 + sigma^2 - 1 - log sigma^2) >= 0 of each dimension, in nats.
 

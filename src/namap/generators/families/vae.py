@@ -8,7 +8,7 @@ from pydantic.dataclasses import dataclass
 from torch import nn
 
 from ...data import ImageDomain
-from ...losses import kl_divergence, l2
+from ...losses import bounded, kl_divergence, l2
 from ...networks import ConvEncoder
 from ...processes import normal
 from ...training import Batch, Update
@@ -41,7 +41,7 @@ class Recipe(GeneratorRecipe):
     def losses(self, nets: Mapping[str, Any], batch: Batch) -> Iterator[Update]:
         """One step of both."""
         mu, log_var = nets["encoder"](batch.images).chunk(2, dim=1)
-        log_var = log_var.clamp(-14, 4)
+        log_var = bounded(log_var)
         noise = normal(mu.shape, batch.rng)
         reconstruction = l2(nets["generator"](mu + noise * (log_var / 2).exp()), batch.images)
         kl = kl_divergence(mu, log_var).sum(1)
