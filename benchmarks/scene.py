@@ -16,7 +16,7 @@ from PIL import Image
 from namap.data import ImageDomain, load_domain
 from namap.errors import DataError
 from namap.generators import load_generator, sample
-from namap.generators.families import dcgan
+from namap.generators.training import GeneratorRecipe
 from namap.networks import VGGFeatures
 from namap.tensors import random_stream, to_uint8
 
@@ -61,7 +61,7 @@ class Experiment:
     what: str
     sources: dict[str, Sources]
     headline: dict[str, str]
-    generator: dcgan.Recipe | str | None = None
+    generator: GeneratorRecipe | str | None = None
     ours: dict[str, Any] = field(default_factory=dict)
     papers: dict[str, Any] = field(default_factory=dict)
     rivals: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -135,7 +135,7 @@ class Scene:
     generator_cell: str = "generator"  # name of the cells that G is taken from
 
     @property
-    def generator(self) -> dcgan.Recipe | str | None:
+    def generator(self) -> GeneratorRecipe | str | None:
         """Recipe of G, or where it is."""
         recipe = self.experiment.generator
         if recipe is None:

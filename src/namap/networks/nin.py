@@ -15,20 +15,19 @@ def _block(inputs: int, outputs: int, kernel: int) -> list[nn.Module]:
 
 
 class NIN(nn.Module):
-    """Mlpconv blocks (a convolution and two 1x1 layers each) and global average pooling.
+    """Three mlpconv blocks (a convolution and two 1x1 layers each) and global average pooling.
 
     Args:
         channels: of the images, 1 or 3.
         outputs: number of classes.
         width: channels of the first block; the later ones have twice as many.
-        blocks: each sees twice as far as the one before it: 3 see a whole object of 32 pixels, 4 one of 64.
     """
 
-    def __init__(self, channels: int, outputs: int, width: int = 48, blocks: int = 3):
+    def __init__(self, channels: int, outputs: int, width: int = 48):
         super().__init__()
         self.width = width
         layers = _block(channels, width, 5)
-        for inputs in (width, *[2 * width] * (blocks - 2)):
+        for inputs in (width, 2 * width):
             layers += [nn.MaxPool2d(3, 2, 1), *_block(inputs, 2 * width, 3)]
         layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2 * width, outputs)]
         self.layers = nn.Sequential(*layers)
