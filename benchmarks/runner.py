@@ -149,7 +149,10 @@ def borrow_generator(wanted: dict[str, Any], cell: Path) -> None:
         other, there = record.parent, read_json(record)
         same = there["generator"] == wanted["generator"] and there["sources"]["x_train"] == wanted["sources"]["x_train"]
         if same and (other / "result.json").exists() and (other / "final").is_dir():
-            shutil.copytree(other, cell, ignore=shutil.ignore_patterns(".lock", "result.json", "answers.npz"))
+            copied = cell.with_name(f".{cell.name}")  # whole before it is there
+            shutil.rmtree(copied, ignore_errors=True)
+            shutil.copytree(other, copied, ignore=shutil.ignore_patterns(".lock", "result.json", "answers.npz"))
+            copied.rename(cell)
             return
 
 

@@ -98,6 +98,7 @@ def test_a_rival_answers_with_the_statistics_of_queries_alone(domains):
         expected = rival.to_x(images)
         for _ in range(5):
             rival.to_x(torch.zeros_like(images))
+    rival.to_x.eval()
     settle(rival, y)
     found = torch.from_numpy(answer(rival, y)[:, 0]).float() / 127.5 - 1
     assert (found - expected).abs().max() < 0.02

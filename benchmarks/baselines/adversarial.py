@@ -143,6 +143,7 @@ def settle(rival: Rival, y: ImageDomain) -> None:
         norm.reset_running_stats()
         norm.momentum = None  # all batches count alike
     if norms:
+        rival.to_x.train()
         rows = np.random.default_rng(0).permutation(len(y))[:SETTLING_IMAGES]
         translate(rival, y.images[rows])
 
