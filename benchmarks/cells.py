@@ -20,6 +20,7 @@ from namap.checkpoint import read_json, write_json
 from namap.errors import NamapError, UsageError
 from namap.report import version_rows
 from namap.runs import differences
+from namap.tensors import pick_device, pick_precision
 
 ROOT = Path(__file__).parents[1]
 
@@ -66,9 +67,16 @@ def circumstances() -> dict[str, Any]:
     commit, changed = git("rev-parse", "HEAD"), git("status", "--porcelain", "--", "src", "benchmarks/*.py")
     return {
         "threads": torch.get_num_threads(),
+        "processor": processor(),
         "versions": {**dict(version_rows()), "python": platform.python_version()},
         "commit": commit + "+" * bool(changed) or "unknown",
     }
+
+
+def processor() -> str:
+    """What decides how fast this machine is: its vector instructions and the precision that namap takes on it."""
+    precision = pick_precision("auto", pick_device())
+    return f"{torch.backends.cpu.get_cpu_capability()} in {precision}"
 
 
 def git(*arguments: str) -> str:

@@ -116,6 +116,9 @@ def notes(result: Result, rows: dict[str, list[Result]]) -> list[str]:
         found.append(f"Steps that the rivals' budget allowed: {each}; they are published with many times more.")
     threads = sorted({c["threads"] for c in result["cells"]})
     found.append(f"Threads: {', '.join(map(str, threads))}.")
+    processors = sorted({c["processor"] for c in result["cells"] if "processor" in c})  # the first results do not say
+    if processors:
+        found.append(f"Processor: {', '.join(processors)}.")
     seen = {c["commit"] for c in result["cells"]}
     if len(seen) > 1:
         found.append("**The rows were measured with different commits**, the last column says which.")

@@ -26,7 +26,7 @@ from namap.console import end, keep_freed_memory
 from namap.errors import NamapError, UsageError
 from namap.settings import make_settings
 
-from .cells import circumstances, cost, finished, peak_memory_gb, run_cell_apart
+from .cells import circumstances, cost, finished, peak_memory_gb, processor, run_cell_apart
 from .experiments import EXPERIMENTS
 from .figures import cut, draw, stack
 from .judging import EACH
@@ -239,13 +239,23 @@ def record(answer: Answer, wanted: dict[str, Any], spent: dict[str, float]) -> d
 
 
 def budget(row: Row, home: Path, seed: int, budget_min: float | None) -> float:
-    """Seconds that a row may train: what the rows took that it is compared with, or what `--budget-min` says."""
+    """Seconds that a row may train: what the rows took that it is compared with, or what `--budget-min` says.
+
+    Raises:
+        UsageError: those were measured on another kind of processor, whose seconds are worth more or less.
+    """
     if not row.budget_of:
         return 0.0
     if budget_min is not None:
         return 60 * budget_min * row.budget_factor
-    took = (read_json(home / f"{other}-{seed}" / "result.json")["seconds"]["processor"] for other in row.budget_of)
-    return row.budget_factor * sum(took)
+    seconds, here = 0.0, processor()
+    for cell in (home / f"{other}-{seed}" for other in row.budget_of):
+        result = read_json(cell / "result.json")
+        there = result.get("processor", here)  # which the first results do not say
+        if there != here:
+            raise UsageError(f"{cell}: took its time on {there}, not {here}; remove it to measure it here")
+        seconds += result["seconds"]["processor"]
+    return row.budget_factor * seconds
 
 
 def collect(scene: Scene, home: Path, results: Path) -> dict[str, Any]:

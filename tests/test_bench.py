@@ -22,7 +22,7 @@ from benchmarks.experiments.styles import material
 from benchmarks.scene import half_images
 from PIL import Image
 
-from namap.checkpoint import write_json
+from namap.checkpoint import read_json, write_json
 from namap.data import ImageDomain, load_domain
 from namap.errors import DataError, UsageError
 from namap.recipes import make_recipe
@@ -263,6 +263,13 @@ def test_a_rival_gets_the_seconds_of_the_generator_and_the_mapping(tmp_path):
     assert runner.budget(rows["discogan"], tmp_path, 1, None) == 70
     assert runner.budget(rows["vae"], tmp_path, 1, None) == 40
     assert runner.budget(rows["copy"], tmp_path, 1, None) == 0
+    result = tmp_path / "namap-1" / "result.json"
+    write_json(result, {**read_json(result), "processor": runner.processor()})
+    assert runner.budget(rows["discogan"], tmp_path, 1, None) == 70
+    write_json(result, {**read_json(result), "processor": "ABACUS in fp64"})
+    with pytest.raises(UsageError, match=r"namap-1: took its time on ABACUS in fp64, not .*; remove it"):
+        runner.budget(rows["discogan"], tmp_path, 1, None)
+    assert runner.budget(rows["discogan"], tmp_path, 1, 1.0) == 60
 
 
 def test_settings_of_an_ablation():

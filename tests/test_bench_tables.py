@@ -61,7 +61,12 @@ def test_a_section_says_what_a_reader_must_know(result):
     assert "| **namap** | `namap` | 85.0% ± 5.0% | 3 ± 0 | 2 | 2k | 2.0 | 1.5 GB | abcdef0 |" in page
     for words in ("the reference data", "37.4%", "--method ROW", "held-out real X: 99.0%", "0.1 ± 0", "Threads: 1"):
         assert words in page
-    assert "different commits" not in page
+    assert "different commits" not in page and "Processor" not in page
+    result["cells"] += [
+        cell("nearest", 0, 0.4, processor="AVX2 in fp32"),
+        cell("ae", 0, 0.4, processor="AVX512 in bf16"),
+    ]
+    assert "Processor: AVX2 in fp32, AVX512 in bf16." in "\n".join(experiment_section(result, None))
 
 
 def test_a_section_says_how_many_steps_the_rivals_had(result):
