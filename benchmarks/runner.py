@@ -184,7 +184,8 @@ def make_scene(name: str, data: str, data_root: Path | None, quick: bool = False
 def configuration(scene: Scene, method: str, budget_min: float | None) -> dict[str, Any]:
     """What decides a cell's result, as JSON values. Sources, not fingerprints: those are checked by the training."""
     row = find_row(scene.experiment, method)
-    recipe = scene.generator if isinstance(scene.generator, str | None) else asdict(scene.generator)
+    elsewhere = isinstance(scene.generator, str | None)
+    recipe = scene.experiment.generator if elsewhere else asdict(scene.generator)  # not with this machine's data root
     values = {
         "method": method,
         "sources": asdict(scene.sources),

@@ -182,6 +182,13 @@ def test_a_cell_of_another_configuration_is_never_mixed_in(tmp_path):
         runner.finished(cell, wanted)
 
 
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_a_configuration_is_the_same_wherever_the_data_are(name, tmp_path):
+    here, there = (runner.make_scene(name, "reference", tmp_path / place) for place in ("here", "there"))
+    for method in runner.rows_of(here.experiment):
+        assert runner.configuration(here, method, None) == runner.configuration(there, method, None)
+
+
 def test_rows_come_after_what_they_build_on_and_rivals_may_get_more_time():
     experiment = EXPERIMENTS["street2digits"]
     assert runner.in_order(experiment, ["cyclegan-5x", "vae"]) == ["generator", "namap", "cyclegan-5x", "vae"]
