@@ -17,6 +17,7 @@ from benchmarks.baselines.adversarial import answer, settle
 from benchmarks.baselines.cyclegan import Pool
 from benchmarks.baselines.distancegan import distances
 from benchmarks.experiments import EXPERIMENTS
+from benchmarks.experiments.avatars import UNSEEN, visible_labels
 from benchmarks.experiments.cars import angles, residuals
 from benchmarks.experiments.styles import material
 from benchmarks.scene import half_images
@@ -403,3 +404,15 @@ def test_a_bench_from_the_command_line(shared, tmp_path):
     assert [c["method"] for c in cells] == ["nearest"]
     assert all(0 <= c["measures"]["kept"] <= 1 and c["commit"] for c in cells)
     assert (tmp_path / "handwriting2print-reference-quick" / "handwriting2print.png").exists()
+
+
+def test_the_colour_of_a_beard_is_not_looked_for_above_the_forehead():
+    file = {
+        "hair_style_names": np.array(["NONE", "BOB"]),
+        "hair_style_train": np.array([0, 1, 1], np.uint8),
+        "hair_color_train": np.array([3, 3, UNSEEN], np.uint8),
+        "skin_train": np.array([1, 2, 3], np.uint8),
+    }
+    assert visible_labels(file, "hair", "train").tolist() == [UNSEEN, 3, UNSEEN]
+    assert visible_labels(file, "skin", "train").tolist() == [1, 2, 3]
+    assert file["hair_color_train"].tolist() == [3, 3, UNSEEN]

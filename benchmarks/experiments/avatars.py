@@ -3,6 +3,7 @@
 X has no images of its own: where a rival or a judge needs some, they are samples of the generator.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ PATCHES = {"skin": (slice(32, 44), slice(22, 42)), "hair": (slice(4, 12), slice(
 EYES = (slice(24, 34), slice(16, 48))
 UNSEEN = 255
 LABELS = {"skin": "skin", "hair": "hair_color"}
+BARE = ("NONE", "SIDES")  # hair styles with none above the forehead; a colour of hair is then that of a beard
 
 
 def luminance(images: np.ndarray, patch: tuple[slice, slice]) -> np.ndarray:
@@ -31,14 +33,14 @@ def attribute_judge(scene: Scene, home: Path) -> Judge:
     train, shown = file["x_train"], scene.y_test.images
     split, rows = scene.judged("y_test")
     split = split.removeprefix("y_")
-    tones = {name: label_tones(train, file[f"{label}_train"], PATCHES[name]) for name, label in LABELS.items()}
+    tones = {name: label_tones(train, visible_labels(file, name, "train"), PATCHES[name]) for name in LABELS}
 
     def judge(x: np.ndarray, of: str = "y_test") -> dict[str, Any]:
         if of != "y_test":  # faces of G have no labels
             return realism(x)
         scores = {}
-        for name, label in LABELS.items():
-            labels = file[f"{label}_{split}"][rows]
+        for name in LABELS:
+            labels = visible_labels(file, name, split)[rows]
             seen = labels != UNSEEN
             wanted = np.array([tones[name][value] for value in labels[seen]])
             each = [np.corrcoef(luminance(x[seen, k], PATCHES[name]), wanted)[0, 1] for k in range(x.shape[1])]
@@ -51,6 +53,14 @@ def attribute_judge(scene: Scene, home: Path) -> Judge:
         return {**scores, **realism(x)}
 
     return judge
+
+
+def visible_labels(file: Mapping[str, np.ndarray], name: str, split: str) -> np.ndarray:
+    """The label behind an attribute of each avatar, `UNSEEN` where its patch cannot show it."""
+    labels = file[f"{LABELS[name]}_{split}"].copy()
+    if name == "hair":
+        labels[np.isin(file["hair_style_names"][file[f"hair_style_{split}"]], BARE)] = UNSEEN
+    return labels
 
 
 def label_tones(images: np.ndarray, labels: np.ndarray, patch: tuple[slice, slice]) -> dict[int, float]:
