@@ -21,7 +21,7 @@ from namap.errors import UsageError
 from namap.recipes import make_recipe
 from namap.settings import make_settings
 
-from .runner import RESULTS, cells_home, configuration, make_scene, measure
+from .runner import RESULTS, cells_home, configuration, forget_lost_generator, make_scene, measure
 from .scene import Scene
 
 RESULTS_FILE = "ablation.jsonl"
@@ -69,7 +69,9 @@ def ablate(
     """
     rows = []
     for name, changed, varied in [vary(scene, *parse_change(change)) for change in changes]:
-        measure(varied, "generator", 0, home / f"{varied.generator_cell}-0", quiet)
+        g = home / f"{varied.generator_cell}-0"
+        forget_lost_generator(varied, g)
+        measure(varied, "generator", 0, g, quiet)
         slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
         wanted = configuration(varied, "namap", None)
         for seed in seeds:

@@ -8,6 +8,7 @@ import platform
 import resource
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ from namap.runs import differences
 from namap.tensors import pick_device, pick_precision
 
 ROOT = Path(__file__).parents[1]
+NOTED_EVERY = 30.0  # seconds between two notes of what a cell has cost: a kill loses no more
 
 
 def finished(cell: Path, wanted: dict[str, Any]) -> bool:
@@ -53,10 +55,14 @@ def run_cell_apart(arguments: list[str], cell: Path, wanted: dict[str, Any], qui
     cell.mkdir(parents=True, exist_ok=True)
     write_json(cell / "wanted.json", wanted)
     command = [sys.executable, "-m", "benchmarks.runner", *arguments]
-    said = subprocess.PIPE if quiet else None
-    done = subprocess.run(command, check=False, cwd=ROOT, stderr=said, text=True)
-    if code := done.returncode:
-        why = f": {done.stderr.strip().splitlines()[-1]}" if done.stderr else "; run the same command again to go on"
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE if quiet else None, text=True) as process:
+        try:
+            _, said = process.communicate()
+        except BaseException:  # not killed, as `subprocess.run` would: it leaves a checkpoint and what it cost
+            process.terminate()
+            raise
+    if code := process.returncode:
+        why = f": {said.strip().splitlines()[-1]}" if said else "; run the same command again to go on"
         error = NamapError(f"bench: {cell.name} ended with exit code {code}{why}")
         error.exit_code = code if code > 0 else 128 - code
         raise error
@@ -94,13 +100,26 @@ def peak_memory_gb() -> float:
 
 @contextmanager
 def cost(cell: Path) -> Iterator[dict[str, float]]:
-    """Seconds of wall-clock and of processor time; those of an interrupted cell add up."""
+    """Seconds of wall-clock and of processor time; those of an interrupted cell add up, noted as they pass."""
     record = cell / "cost.json"
-    spent = read_json(record) if record.exists() else {"wall": 0.0, "processor": 0.0}
+    before = read_json(record) if record.exists() else {"wall": 0.0, "processor": 0.0}
+    spent, ended = dict(before), threading.Event()
     wall, processor = time.monotonic(), time.process_time()
+
+    def note() -> None:
+        spent["wall"] = before["wall"] + time.monotonic() - wall
+        spent["processor"] = before["processor"] + time.process_time() - processor
+        write_json(record, spent)
+
+    def keep_noting() -> None:
+        while not ended.wait(NOTED_EVERY):
+            note()
+
+    thread = threading.Thread(target=keep_noting, daemon=True)
+    thread.start()
     try:
         yield spent
     finally:
-        spent["wall"] += time.monotonic() - wall
-        spent["processor"] += time.process_time() - processor
-        write_json(record, spent)
+        ended.set()
+        thread.join()
+        note()

@@ -164,10 +164,10 @@ def in_order(results: list[Result]) -> list[Result]:
 
 
 def summary_table(results: list[Result]) -> str:
-    """A line for each translation: its first measure for namap, the best published method, the best rival, a copy."""
+    """A line for each translation: its first measure for namap, the best of papers and rivals, what learns nothing."""
     lines = [
-        "| | measure | namap | NAM, AE-NAM or VAE-NAM | best rival | copy | papers |",
-        "|---|---|---|---|---|---|---|",
+        "| | measure | namap | NAM, AE-NAM or VAE-NAM | best rival | copy | nearest in X | papers |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for result in results:
         rows = {m: cells for m, cells in by_row(result).items() if cells[0]["measures"]}
@@ -184,7 +184,8 @@ def summary_table(results: list[Result]) -> str:
             return f"{spread([c['measures'][measure] for c in rows[first]], measure in SHARES)} ({first})"
 
         ours = best(("namap",)).removesuffix(" (namap)")
-        others = [best(PUBLISHED), best(RIVALS), best(("copy",)).removesuffix(" (copy)"), result.get("published", "")]
+        plain = [best((method,)).removesuffix(f" ({method})") for method in ("copy", "nearest")]
+        others = [best(PUBLISHED), best(RIVALS), *plain, result.get("published", "")]
         lines.append(f"| `{result['name']}` | {heading} | **{ours}** | {' | '.join(others)} |")
     return "\n".join(lines) if len(lines) > 2 else ""
 

@@ -76,4 +76,5 @@ def domain_classifier(scene: Scene, home: Path) -> Classifier:
     images = np.concatenate([d.images[rng.permutation(len(d))[:count]] for d in sides])
     both = ImageDomain.from_array(images, np.repeat([0, 1], count))
     images = QUICK_IMAGES if scene.quick else 64_000
-    return obtain_classifier(home / "domain-classifier", both, images=images, width=32)
+    place = home / ("domain-classifier-held-out" if scene.held_out else "domain-classifier")  # of fewer queries
+    return obtain_classifier(place, both, images=images, width=32)

@@ -13,6 +13,7 @@ Budgets are seconds of processor time: what an idle machine with as many threads
 import json
 import re
 import shutil
+import signal
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -89,14 +90,14 @@ def run_bench(
     home = cells_home(scene, runs)
     if not quick:
         take_recorded(scene, home, results, budget_min)
-    for seed in seeds:
-        cells = {m: home / f"{m}-{0 if find_row(scene.experiment, m).once else seed}" for m in wanted}
-        missing = [m for m, cell in cells.items() if not finished(cell, configuration(scene, m, budget_min))]
+    for seed in seeds_of(scene.experiment, wanted, seeds):
+        own = {m: own_seed(scene.experiment, m, seed) for m in rows_of(scene.experiment).keys() | set(wanted)}
+        missing = [m for m in wanted if not finished(home / f"{m}-{own[m]}", configuration(scene, m, budget_min))]
         order = in_order(scene.experiment, missing, own_budget=budget_min is None)
-        forget_lost_generator(scene, order, home / f"generator-{seed}")
+        if any("generator" in find_row(scene.experiment, method).needs for method in order):
+            forget_lost_generator(scene, home / f"generator-{seed}")
         for method in order:
-            row = find_row(scene.experiment, method)
-            measure(scene, method, seed, home / f"{method}-{0 if row.once else seed}", quiet, budget_min)
+            measure(scene, method, own[method], home / f"{method}-{own[method]}", quiet, budget_min)
     return collect(scene, home, home if quick else results)
 
 
@@ -104,17 +105,28 @@ def take_recorded(scene: Scene, home: Path, results: Path, budget_min: float | N
     """Make cells of what the results have, where its configuration is today's; they have no weights."""
     path = results / f"{results_name(scene)}.json"
     for cell in read_json(path).get("cells", []) if path.exists() else []:
-        method, place = cell["method"], home / f"{cell['method']}-{cell['seed']}"
+        method, seed = cell["method"], own_seed(scene.experiment, cell["method"], cell["seed"])
+        place = home / f"{method}-{seed}"
         if cell["configuration"] == configuration(scene, method, budget_min) and not place.exists():
             place.mkdir(parents=True)
-            write_json(place / "result.json", cell)
+            write_json(place / "result.json", {**cell, "seed": seed})
 
 
-def forget_lost_generator(scene: Scene, order: list[str], cell: Path) -> None:
+def seeds_of(experiment: Experiment, methods: list[str], seeds: list[int]) -> list[int]:
+    """Those that are asked for; seed 0 alone where every row but G is the same for all of them."""
+    others = [find_row(experiment, method) for method in methods if method != "generator"]
+    return [0] if others and all(row.once for row in others) else seeds
+
+
+def own_seed(experiment: Experiment, method: str, seed: int) -> int:
+    """The seed of a row's cell: 0 for one that is the same for all of them."""
+    return 0 if find_row(experiment, method).once else seed
+
+
+def forget_lost_generator(scene: Scene, cell: Path) -> None:
     """Let a generator be trained again, to the same weights, that rows need and that only the results know of."""
     trained = not isinstance(scene.generator, str | None)
-    needed = trained and any("generator" in find_row(scene.experiment, m).needs for m in order)
-    if needed and (cell / "result.json").exists() and not (cell / "final").is_dir():
+    if trained and (cell / "result.json").exists() and not (cell / "final").is_dir():
         shutil.rmtree(cell)
 
 
@@ -307,6 +319,7 @@ def spread(values: list[float | None]) -> str:
 def main() -> None:
     """One cell: NAME METHOD SEED DATA ROOT DIRECTORY [quick]."""
     name, method, seed, data, root, cell, *quick = sys.argv[1:]
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     keep_freed_memory()
     try:
         run_cell(make_scene(name, data, Path(root), bool(quick)), method, int(seed), Path(cell))

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks import ablation, figures, runner
+from benchmarks import ablation, cells, figures, runner
 from benchmarks.baselines import RIVALS, CycleGAN, DiscoGAN, DistanceGAN
 from benchmarks.baselines.adversarial import answer, settle
 from benchmarks.baselines.cyclegan import Pool
@@ -27,6 +28,7 @@ from namap.checkpoint import read_json, write_json
 from namap.data import ImageDomain, load_domain
 from namap.errors import DataError, UsageError
 from namap.recipes import make_recipe
+from namap.runs import hold
 from namap.tensors import from_numpy, random_stream
 from namap.training import Batch, Run, train
 
@@ -213,10 +215,46 @@ def test_rows_that_the_results_have_are_not_measured_again(tmp_path):
     assert {p.parent.name for p in home.glob("*/result.json")} == {"generator-0", "copy-0"}
     summary = runner.run_bench("handwriting2print", [0], ["copy"], None, "reference", None, runs, tmp_path)
     assert [(c["method"], c["measures"]["kept"]) for c in summary["cells"]] == [("generator", None), ("copy", 0.5)]
-    runner.forget_lost_generator(scene, ["copy"], home / "generator-0")
-    assert (home / "generator-0").exists(), "no row needs its weights"
-    runner.forget_lost_generator(scene, ["generator", "namap"], home / "generator-0")
+    runner.forget_lost_generator(scene, home / "generator-0")
     assert not (home / "generator-0").exists()
+
+
+def test_a_row_that_is_the_same_for_every_seed_is_measured_once(tmp_path):
+    scene = runner.make_scene("handwriting2print", "reference", None)
+    recorded = {"configuration": runner.configuration(scene, "copy", None), "measures": {"kept": 0.5}}
+    write_json(tmp_path / "handwriting2print.json", {"cells": [{"method": "copy", "seed": 1, **recorded}]})
+    found = runner.run_bench("handwriting2print", [2], ["copy"], None, "reference", None, tmp_path / "runs", tmp_path)
+    assert [(c["method"], c["seed"]) for c in found["cells"]] == [("copy", 0)]
+    assert runner.seeds_of(scene.experiment, ["copy", "nearest"], [1, 2]) == [0]
+    assert runner.seeds_of(EXPERIMENTS["runtime"], ["generator", "runtime"], [0, 1, 2]) == [0]
+    assert runner.seeds_of(scene.experiment, ["generator"], [1, 2]) == [1, 2]
+    assert runner.seeds_of(scene.experiment, ["copy", "namap"], [1, 2]) == [1, 2]
+
+
+def test_what_a_cell_costs_is_noted_as_it_passes_and_adds_up(tmp_path, monkeypatch):
+    monkeypatch.setattr(cells, "NOTED_EVERY", 0.01)
+    with cells.cost(tmp_path):
+        while not (tmp_path / "cost.json").exists():
+            time.sleep(0.01)
+    first = read_json(tmp_path / "cost.json")
+    with cells.cost(tmp_path) as spent:
+        time.sleep(0.05)
+    assert spent["wall"] >= first["wall"] + 0.05
+    assert read_json(tmp_path / "cost.json") == spent
+
+
+def test_a_bench_that_is_stopped_stops_its_cell_in_order(tmp_path):
+    command = [sys.executable, "-m", "namap", "bench", "handwriting2print", "--quick", "--seeds", "0", "--quiet"]
+    cell = tmp_path / "handwriting2print-reference-quick" / "generator-0"
+    with subprocess.Popen([*command, "--method", "generator", "--runs", tmp_path], cwd=cells.ROOT) as bench:
+        while not (cell / "run.json").exists():
+            assert bench.poll() is None
+            time.sleep(0.05)
+        bench.terminate()
+    assert bench.returncode == 143
+    assert read_json(cell / "cost.json")["processor"] > 0
+    with hold(cell):
+        assert not (cell / "result.json").exists(), "it had ended, and not by finishing"
 
 
 def test_experiments_share_the_generator_of_the_same_images(tmp_path):

@@ -351,6 +351,8 @@ def test_evaluate_trains_its_judge_and_keeps_it(models, namap, tmp_path, monkeyp
     first = namap(*evaluate, "--train-classifier-on", "embedded:typeset/test")
     assert first[0] == 0, first[2]
     assert json.loads(namap(*evaluate)[1]) == json.loads(first[1])
+    code, _, err = namap(*evaluate, "--train-classifier-on", "embedded:typeset/train")
+    assert code == 2 and "another data" in err, "a judge of other images is not taken for one of these"
 
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="no bash")

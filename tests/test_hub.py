@@ -135,6 +135,12 @@ def test_push_and_card_from_the_command_line(online, fitted, monkeypatch, capsys
     assert not online.requests
     assert "a b to the generator's domain" in (tmp_path / "card" / "README.md").read_text()
     assert Image.open(tmp_path / "card" / "analogies.png").size == (12 * 66 + 2, 2 * 66 + 2)
+    again = ("push", run, REPO, "--card-only", tmp_path / "card")
+    assert call(monkeypatch, capsys, *again)[0] == 0, "its own card is written anew"
+    (tmp_path / "card" / "README.md").write_text("# Mine")
+    code, _, err = call(monkeypatch, capsys, *again)
+    assert code == 2 and "is no card of namap" in err
+    assert (tmp_path / "card" / "README.md").read_text() == "# Mine"
 
 
 @pytest.mark.parametrize(

@@ -127,13 +127,24 @@ def test_a_fit_that_is_stopped_before_or_while_kinds_are_learnt_ends_the_same(
     assert results[0] == results[1]
 
 
-def test_what_cannot_be_voted_on_is_one_line(generator, handwriting, typeset):
+def test_what_cannot_be_voted_on_is_one_line(generator, handwriting, typeset, tmp_path):
     with pytest.raises(UsageError, match="how many kinds"):
         VAENAM(generator, **SMALL).fit(handwriting, quiet=True, x=typeset)
     with pytest.raises(UsageError, match="not with warp"):
         VAENAM(generator, kinds=5, warp=True, **SMALL).fit(handwriting, quiet=True)
     with pytest.raises(DataError, match="too few for 30 kinds"):
         find_kinds(typeset.subset(slice(0, 40)), 30)
+    few = {"data": handwriting, "x": typeset.subset(slice(0, 40))}, {"data": handwriting.subset(slice(0, 10))}
+    for given, words in zip(
+        few, ("40 images are too few for 30 kinds", "10 queries are too few for a vote"), strict=True
+    ):
+        with pytest.raises(DataError, match=words):
+            VAENAM(generator, kinds=30, **SMALL).fit(outdir=tmp_path, quiet=True, **given)
+    assert not any(tmp_path.iterdir()), "said before anything is trained"
+
+
+def test_any_seed_of_a_fit_is_one_of_its_clustering(typeset):
+    assert find_kinds(typeset.subset(slice(0, 40)), 5, seed=5_000_000_000).prior.sum() == pytest.approx(1)
 
 
 def test_what_a_vote_leaves_is_cleared_with_its_run(tmp_path):

@@ -10,6 +10,7 @@ from PIL import Image
 from torch import nn
 
 from namap import cli
+from namap.card import draw
 from namap.data import ImageDomain
 from namap.errors import StorageError, UsageError
 from namap.exploring import explore, one_query
@@ -19,7 +20,7 @@ from namap.losses import Reconstruction, gram, l1, nothing, sliced_wasserstein
 from namap.mapping import AENAM, NAM, VAENAM, WAENAM, Mapping
 from namap.networks import CodeTable, VGGFeatures
 from namap.networks.warp import warp
-from namap.strong import StrongMapper, train_mapper
+from namap.strong import StrongMapper, find_pairs, train_mapper
 from namap.tensors import random_stream, to_uint8
 
 SMALL = {"images": 640, "batch_size": 32, "encoder_width": 8, "filters": 4, "precision": "fp32"}
@@ -93,6 +94,12 @@ def test_codes_of_wae_match_the_prior_and_those_of_ae_need_not(generator, handwr
     assert distance[WAENAM] < distance[AENAM] / 2
     with pytest.raises(UsageError, match="one solution per query"):
         mapping.translate(handwriting, solutions=2)
+
+
+def test_refining_a_code_of_wae_lowers_its_loss(generator, handwriting):
+    mapping = WAENAM(generator, **{**SMALL, "images": 3000}).fit(handwriting, quiet=True)
+    first, refined = (mapping.translate(handwriting, refine=steps).losses for steps in (0, 20))
+    assert (refined <= first + 1e-6).all()
 
 
 # ---- the code table -------------------------------------------------------------------------------------------
@@ -191,6 +198,9 @@ def test_an_encoder_predicts_the_place_and_query_size_needs_a_warp():
     found = mapping.translate(train.subset(slice(0, 2)), solutions=2)
     assert found.x.shape == (2, 2, 1, 64, 64)
     assert found.codes.shape == (2, 2, 7)
+    for size in (8, 20):
+        with pytest.raises(UsageError, match=f"query_size {size}: T needs a multiple of 8, 16 or more"):
+            VAENAM(FaceSimulator(64), warp=True, query_size=size)
     with pytest.raises(UsageError, match="query_size: only with warp"):
         VAENAM(FaceSimulator(64), query_size=32)
 
@@ -246,9 +256,20 @@ def test_a_strong_mapper_beats_the_small_one_and_loads_as_saved(generator, handw
         train_mapper(mapping, handwriting, filter=3)
     with pytest.raises(UsageError, match="too few"):
         train_mapper(mapping, handwriting.subset(slice(0, 2)))
+    with pytest.raises(UsageError, match="under warp"):
+        train_mapper(VAENAM(generator, warp=True, **SMALL), handwriting)
     (tmp_path / "final" / "config.json").write_text("{}")
     with pytest.raises(StorageError, match="damaged"):
         StrongMapper.from_pretrained(tmp_path)
+
+
+def test_queries_are_shrunk_once_for_a_strong_mapper_and_a_card(generator, handwriting, monkeypatch):
+    mapping = VAENAM(generator, query_scale=0.5, **SMALL).fit(handwriting, quiet=True)
+    some = handwriting.subset(slice(0, 20))
+    wanted = mapping.translate(some)
+    np.testing.assert_array_equal(find_pairs(mapping, mapping.prepare_queries(some).images, True), wanted.x[:, 0])
+    _, _, ((_, loss),) = draw(mapping, some)
+    assert loss == f"{wanted.losses.mean():.4g}"
 
 
 @pytest.mark.parametrize("kind", [VAENAM, NAM])
@@ -323,4 +344,8 @@ def test_the_verbs_that_go_on_from_a_mapping(handwriting, tmp_path, capsys, monk
         "--images", 640, "--filters", 4, "--quiet",
     )  # fmt: skip
     assert strong["mean_absolute_error_of_255"]["strong"] > 0
-    assert run(*again, "--mapper", tmp_path / "t", "--npz")["files"] == 1
+    monkeypatch.setattr(sys, "argv", ["namap", *map(str, again), "--mapper", str(tmp_path / "t")])
+    with pytest.raises(SystemExit) as refused:
+        cli.main()
+    assert refused.value.code == 2 and "holds other analogies: mapper" in capsys.readouterr().err
+    assert run(*again, "--mapper", tmp_path / "t", "--npz", "--overwrite")["files"] == 1

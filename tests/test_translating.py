@@ -17,7 +17,7 @@ from namap.errors import DataError, StorageError, UsageError
 from namap.generators import DCGAN
 from namap.mapping import VAENAM, Mapping
 from namap.pictures import png_writer
-from namap.translating import translate_files
+from namap.translating import keep_apart, translate_files
 
 
 @pytest.fixture(scope="module")
@@ -145,6 +145,39 @@ def test_a_second_run_makes_what_is_missing_and_what_has_changed(mapping, tmp_pa
     a_folder(tmp_path / "other", 3)
     with pytest.raises(UsageError, match="other analogies: queries"):
         translate_files(mapping, open_queries(tmp_path / "other", 32, 1), out, seed=1, batch_size=8, quiet=True)
+
+
+@pytest.mark.parametrize(("npz", "mine"), [(False, "0001.png"), (False, "holiday.PNG"), (True, "analogies.npz")])
+def test_what_no_translation_has_left_is_not_overwritten(mapping, tmp_path, npz, mine):
+    folder, out = a_folder(tmp_path / "q", 3), tmp_path / "out"
+    out.mkdir()
+    (out / mine).write_bytes(b"mine")
+    for overwrite in (False, True):
+        with pytest.raises(UsageError, match=f"holds no translation, and its {mine} might be lost"):
+            translate_files(mapping, open_queries(folder, 32, 1), out, npz=npz, overwrite=overwrite, quiet=True)
+    assert {p.name for p in out.iterdir()} <= {mine, ".lock"} and (out / mine).read_bytes() == b"mine"
+
+
+def test_an_npz_is_of_one_translation(mapping, tmp_path):
+    folder, out = a_folder(tmp_path / "q", 3), tmp_path / "out"
+
+    def run(**options) -> int:
+        return translate_files(mapping, open_queries(folder, 32, 1), out, npz=True, quiet=True, **options)
+
+    assert run() == run() == 1
+    with pytest.raises(UsageError, match="other analogies: seed"):
+        run(seed=1)
+    assert run(seed=1, overwrite=True) == 1
+
+
+def test_answers_stay_apart_from_the_queries(tmp_path):
+    folder = a_folder(tmp_path / "q", 2)
+    for outdir, source in ((folder, folder), (folder / "deep", folder), (folder, folder / "0000.png")):
+        with pytest.raises(UsageError, match="lies in the folder of the queries"):
+            keep_apart(outdir, str(source))
+    keep_apart(tmp_path / "out", str(folder))
+    keep_apart(tmp_path / "out", str(folder / "0000.png"))
+    keep_apart(tmp_path, f"{tmp_path}/y.npz:x")
 
 
 def test_a_second_process_is_refused(mapping, tmp_path):

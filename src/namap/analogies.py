@@ -19,6 +19,7 @@ from .files import atomic_file, storage_errors
 from .pictures import png_writer, to_picture
 
 ARRAYS = ("x", "codes", "losses")
+ARRAYS_FILE = "analogies.npz"
 LIKE_A_SOLUTION = re.compile(r"_k\d+_*$", re.IGNORECASE)
 
 
@@ -115,7 +116,7 @@ def save_npz(outdir: str | Path, parts: Iterable[Analogies]) -> int:
                 array = np.ascontiguousarray(getattr(part, key))
                 shapes[key] = (array.dtype, array.shape[1:])
                 file.write(array.data)
-        file = stack.enter_context(atomic_file(folder / "analogies.npz"))
+        file = stack.enter_context(atomic_file(folder / ARRAYS_FILE))
         archive = stack.enter_context(zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED))
         for key, (dtype, shape) in shapes.items():
             header = {"descr": npy.dtype_to_descr(dtype), "fortran_order": False, "shape": (len(names), *shape)}

@@ -64,6 +64,7 @@ def translate_on_ray(
     batch_size: int = 256,
     refine: int | None = None,
     seed: int = 0,
+    temperature: float = 1.0,
     overwrite: bool = False,
     quiet: bool = False,
     **options: Any,
@@ -84,7 +85,7 @@ def translate_on_ray(
             has its path within it.
         actors: how many; None: one for each GPU, else for each processor but one, which reads.
         batch_size: queries at a time in an actor.
-        refine: as in `Mapping.translate`, and so is `seed`.
+        refine: as in `Mapping.translate`, and so are `seed` and `temperature`.
         overwrite: delete the rows that are there first.
         quiet: no progress bars.
         **options: device, precision, generator and so on, as in `Mapping.from_pretrained`.
@@ -96,7 +97,7 @@ def translate_on_ray(
     """
     ray = import_ray()
     mapping = Mapping.from_pretrained(model, **options)
-    how = {"refine": refine, "seed": seed}
+    how = {"refine": refine, "seed": seed, "temperature": temperature}
     with ray_errors(ray, source, outdir), on_cluster(ray, quiet):
         found, (system, place) = find_files(source), open_place(outdir)
         asked = {**how, "column": column, "id_column": id_column}
@@ -130,7 +131,7 @@ class Translator:
 
     Args:
         model: its place.
-        how: `refine` and `seed`.
+        how: `refine`, `seed` and `temperature`.
         options: of `Mapping.from_pretrained`.
     """
 

@@ -11,13 +11,13 @@ import jinja2
 import numpy as np
 import torch
 import yaml
+from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional as transforms
 from torchvision.utils import make_grid
 
 from . import checkpoint
-from .analogies import Analogies
 from .data import ImageDomain
 from .errors import UsageError, one_line
 from .files import storage_errors
@@ -56,8 +56,8 @@ class Fitted(Protocol):
         """Tensors and configuration."""
         ...
 
-    def translate(self, data: Any) -> Analogies:
-        """Analogies of queries."""
+    def solve(self, queries: UInt8[np.ndarray, "b c h w"]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Analogies of prepared queries, their codes and losses."""
         ...
 
     def map_forward(self, x: XImages, like: Images | None = None) -> Images:
@@ -136,6 +136,20 @@ def write_card(
         (folder / "README.md").write_text(text)
 
 
+def claim_card(folder: Path) -> None:
+    """Leave alone what is no card.
+
+    Raises:
+        UsageError: `folder` has a README.md that `write_card` did not write.
+        StorageError: it cannot be read.
+    """
+    path = folder / "README.md"
+    with storage_errors(path):
+        foreign = path.exists() and "library_name: namap" not in path.read_text(errors="replace")
+    if foreign:
+        raise UsageError(f"{path}: is no card of namap, and would be lost; choose another directory")
+
+
 def front_matter(mapping: Fitted, license: str) -> str:
     """What the hub reads of a card: licence, library, task, tags, as YAML."""
     from huggingface_hub import ModelCardData
@@ -157,12 +171,14 @@ def draw(mapping: Fitted, data: Any = None) -> tuple[Image.Image, str, list[tupl
         return _sheet(list(mapping.sample_x(2 * COLUMNS).split(COLUMNS))), "Samples of the generator", []
     queries = mapping.prepare_queries(data)
     chosen = np.random.default_rng(0).permutation(len(queries))[:JUDGED]
-    found = mapping.translate(queries.subset(np.sort(chosen)))
-    y = from_numpy(queries.images[np.sort(chosen)[:COLUMNS]], device)
-    x, z = from_numpy(found.x[:COLUMNS, 0], device), torch.from_numpy(found.codes[:COLUMNS, 0]).to(device)
+    judged = queries.images[np.sort(chosen)]
+    solved = [mapping.solve(judged[i : i + 256]) for i in range(0, len(judged), 256)]
+    images, codes, losses = (np.concatenate(part) for part in zip(*solved, strict=True))
+    y = from_numpy(judged[:COLUMNS], device)
+    x, z = from_numpy(images[:COLUMNS, 0], device), torch.from_numpy(codes[:COLUMNS, 0]).to(device)
     rows = [y, x, mapping.map_forward(mapping.generator(z), like=y)]
     caption = "Queries chosen at random, their analogies, and the queries as reconstructed from these"
-    return _sheet(rows), caption, [(f"reconstruction loss of {len(chosen)} queries", f"{found.losses.mean():.4g}")]
+    return _sheet(rows), caption, [(f"reconstruction loss of {len(chosen)} queries", f"{losses.mean():.4g}")]
 
 
 def _sheet(rows: list[Tensor]) -> Image.Image:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from .errors import UsageError, warn
-from .options import Debug, Device, GivenSpec, Precision, VGGInput, VGGWeights
+from .options import Debug, Device, GivenSpec, Precision, TrustPickle, VGGInput, VGGWeights
 
 LAST = 10  # seconds that a computation has, at the end, to reach a place where it can be left
 
@@ -27,6 +27,7 @@ def serve(
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")] = 7860,
     generator: GivenSpec = None,
+    trust_pickle: TrustPickle = False,
     vgg_weights: VGGWeights = None,
     vgg_input: VGGInput = "torchvision",
     device: Device = "auto",
@@ -45,6 +46,7 @@ def serve(
         from .app.views import open_explorer
 
         options = {"vgg_weights": vgg_weights, "vgg_input": vgg_input, "device": device, "precision": precision}
+        options |= {"trust_pickle": trust_pickle}
         explorer = open_explorer(models, data, x, generator, **options)
         page = build_page(explorer)
         url = start(page, host, port, CSS)

@@ -19,6 +19,7 @@ from .options import (
     Quiet,
     Seed,
     Source,
+    TrustPickle,
     VGGInput,
     VGGWeights,
 )
@@ -42,6 +43,7 @@ def push(
         typer.Option("--card-only", metavar="DIR", help="Write README.md and its picture there; no network."),
     ] = None,
     generator: GivenSpec = None,
+    trust_pickle: TrustPickle = False,
     vgg_weights: VGGWeights = None,
     vgg_input: VGGInput = "torchvision",
     device: Device = "auto",
@@ -53,14 +55,16 @@ def push(
     """Publish a mapping on the Hugging Face hub, with a model card. Log in with `hf auth login`, or set HF_TOKEN."""
     from huggingface_hub.utils import disable_progress_bars
 
-    from .card import write_card
+    from .card import claim_card, write_card
     from .hub import REPO_ID
     from .mapping import Mapping
 
     if not REPO_ID.fullmatch(repo_id):
         raise UsageError(f"{repo_id}: not a repository of the hub; write owner/name")
+    if card_only is not None:
+        claim_card(card_only)
     mapping = Mapping.from_pretrained(
-        model, generator, vgg_weights=vgg_weights, vgg_input=vgg_input, device=device, precision=precision
+        model, generator, trust_pickle, vgg_weights=vgg_weights, vgg_input=vgg_input, device=device, precision=precision
     )
     names = {key: name for key, name in (("x", x), ("y", y)) if name}
     card = {"license": license_, "run": model, **names}
@@ -85,6 +89,7 @@ def export(
     ] = None,
     verify: Annotated[bool, typer.Option(help="Run the file on two batch sizes, and compare with PyTorch.")] = True,
     generator: GivenSpec = None,
+    trust_pickle: TrustPickle = False,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
@@ -92,7 +97,7 @@ def export(
     from .export import export_mapping
     from .mapping import Mapping
 
-    mapping = Mapping.from_pretrained(model, generator, device="cpu", precision="fp32")
+    mapping = Mapping.from_pretrained(model, generator, trust_pickle, device="cpu", precision="fp32")
     found = export_mapping(mapping, output, part, format_, verify)
     if part is None and found["part"] == "mapper":
         warn(f"NAM has no encoder, so this is T, from X to Y; for analogies: namap distil {model} --data … --outdir …")
@@ -111,6 +116,7 @@ def distil(
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any setting; may be repeated.")
     ] = None,
     generator: GivenSpec = None,
+    trust_pickle: TrustPickle = False,
     vgg_weights: VGGWeights = None,
     vgg_input: VGGInput = "torchvision",
     overwrite: Overwrite = False,
@@ -126,7 +132,7 @@ def distil(
 
     settings = read_settings(None, set_ or [], images=images, seed=seed)
     mapping = Mapping.from_pretrained(
-        model, generator, vgg_weights=vgg_weights, vgg_input=vgg_input, device=device, precision=precision
+        model, generator, trust_pickle, vgg_weights=vgg_weights, vgg_input=vgg_input, device=device, precision=precision
     )
     clear(outdir, overwrite)
     _, losses = train(mapping, data, outdir, quiet, **settings)

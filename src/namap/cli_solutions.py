@@ -119,8 +119,11 @@ def ground(
     ] = None,
     refine: Annotated[int | None, typer.Option(min=0, help="Iterations of Eq. 6 after the first codes.")] = None,
     npz: Annotated[bool, typer.Option(help="One analogies.npz in place of PNGs.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace other answers that are there.")] = False,
     generator: GivenSpec = None,
     trust_pickle: TrustPickle = False,
+    vgg_weights: VGGWeights = None,
+    vgg_input: VGGInput = "torchvision",
     device: Device = "auto",
     precision: Precision = "auto",
     quiet: Quiet = False,
@@ -128,16 +131,21 @@ def ground(
     debug: Debug = False,
 ) -> None:
     """Translate one query domain into another through the X of their generator, with no further training."""
+    from .checkpoint import digest
     from .data import load_domain
     from .grounding import Grounding
     from .mapping import Mapping
     from .strong import StrongMapper
+    from .translating import claim, identity, keep_apart
 
-    options = {"device": device, "precision": precision}
+    keep_apart(outdir, src)
+    options = {"vgg_weights": vgg_weights, "vgg_input": vgg_input, "device": device, "precision": precision}
     first, second = (Mapping.from_pretrained(path, generator, trust_pickle, **options) for path in (origin, to))
     strong = None if mapper is None else StrongMapper.from_pretrained(mapper).to(second.device)
     grounding = Grounding().add("from", first).add("to", second, strong)
     domain = load_domain(src, first.image_size, first.channels, quiet)
+    onto = {"onto": identity(second, "", {}), "mapper": strong and digest(strong.state_dict())}
+    claim(outdir, identity(first, domain.fingerprint, {"refine": refine, "npz": npz, **onto}), overwrite)
     found = grounding.translate(domain, "from", "to", refine, quiet)
     written = found.save_npz(outdir) if npz else found.save_pngs(outdir)
     say(

@@ -38,7 +38,9 @@ def translate(
         int | None, typer.Option(min=1, help="Ray: models at work. Default: one a GPU, else a processor but one.")
     ] = None,
     column: Annotated[str | None, typer.Option(help="Ray: column of the pictures. Default: the one of bytes.")] = None,
-    id_column: Annotated[str, typer.Option(help="Ray: column of the ids; made of file and place if not there.")] = "id",
+    id_column: Annotated[
+        str | None, typer.Option(help="Ray: column of the ids, made of file and place if not there. Default: id.")
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Translate again what is there already.")] = False,
     generator: GivenSpec = None,
     trust_pickle: TrustPickle = False,
@@ -52,31 +54,33 @@ def translate(
     debug: Debug = False,
 ) -> None:
     """Write the analogies of queries: STEM.png, STEM_k1.png …, analogies.npz or Parquet. What is there is kept."""
-    place = Path(outdir)
-    if Path(src).is_dir() and place.resolve().is_relative_to(Path(src).resolve()):
-        raise UsageError(f"--outdir {outdir}: lies in the folder of the queries; choose another")
+    from .translating import keep_apart, translate_files
+
+    keep_apart(outdir, src)
     loading = {"generator": generator, "trust_pickle": trust_pickle, "vgg_weights": vgg_weights}
     loading |= {"vgg_input": vgg_input, "device": device, "precision": precision}
-    common = {"refine": refine, "seed": seed, "batch_size": batch_size, "overwrite": overwrite, "quiet": quiet}
+    common = {"refine": refine, "seed": seed, "temperature": temperature, "batch_size": batch_size}
+    common |= {"overwrite": overwrite, "quiet": quiet}
     if engine == "ray":
         if launched() > 1:
             raise UsageError("--engine ray: Ray starts its own processes; leave out accelerate launch")
         if solutions > 1 or npz or workers is not None:
             raise UsageError("--engine ray: one analogy a query, as Parquet; without --solutions, --npz, --workers")
-        from .batch import translate_on_ray
+        from .batch import ID, translate_on_ray
 
-        where = {"column": column, "id_column": id_column, "actors": actors}
+        where = {"column": column, "id_column": id_column or ID, "actors": actors}
         rows = translate_on_ray(model, src, outdir, **where, **common, **loading)
         result = {"outdir": outdir, **rows._asdict()}
         return say(result, as_json, f"{rows.rows} rows in {outdir}, {rows.errors} of them errors; {rows.written} new")
+    if actors is not None or column is not None or id_column is not None:
+        raise UsageError("--actors, --column and --id-column are of --engine ray")
     from .data import open_queries
     from .mapping import Mapping
-    from .translating import translate_files
 
     mapping = Mapping.from_pretrained(model, **loading)
     queries = open_queries(src, mapping.image_size, mapping.channels)
-    more = {"solutions": solutions, "temperature": temperature, "npz": npz, "workers": workers}
-    written = translate_files(mapping, queries, place, **more, **common)
+    more = {"solutions": solutions, "npz": npz, "workers": workers}
+    written = translate_files(mapping, queries, outdir, **more, **common)
     skipped = len(queries.skipped)
     count = (queries.total or 0) - skipped
     files = 1 if npz else count * solutions

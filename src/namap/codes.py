@@ -31,6 +31,7 @@ class QueryTable(CodeTable):
     """NAM: one code per training query, learnt directly (NAM Eq. 3)."""
 
     refine: ClassVar[int] = 200  # iterations of Eq. 6 unless told otherwise: a new query has no code before them
+    norm_weight: ClassVar[float] = 1.0  # times beta: of 1/2 ||z||^2 where a code is optimised
 
     def forward(self, index: Int[Tensor, " b"], y: Images, rng: torch.Generator) -> tuple[Codes, Codes]:
         """The codes of training queries `index`, and 1/2 z^2 of each dimension."""
@@ -57,6 +58,7 @@ class PointEncoder(nn.Module):
     """
 
     refine: ClassVar[int] = 0  # one pass
+    norm_weight: ClassVar[float] = 1.0  # as in NAM
 
     def __init__(self, channels: int, image_size: int, latent_dim: int, width: int = 64):
         super().__init__()
@@ -87,7 +89,10 @@ class MatchedEncoder(PointEncoder):
     """WAE-NAM: z = E(y), and the codes of a batch as a whole match the prior (VAE-NAM §5).
 
     The penalty, in place of the KL term, is the sliced Wasserstein distance of the batch's codes to as many draws.
+    A single code has no such distance: nothing but its reconstruction decides on it when it is refined.
     """
+
+    norm_weight: ClassVar[float] = 0.0
 
     def forward(self, index: Int[Tensor, " b"], y: Images, rng: torch.Generator) -> tuple[Codes, Codes]:
         """The codes of queries y, and the penalty: the same for every query, an equal share for each dimension."""
@@ -108,6 +113,7 @@ class GaussianEncoder(nn.Module):
     """
 
     refine: ClassVar[int] = 0  # one pass
+    norm_weight: ClassVar[float] = 1.0  # as in NAM
 
     def __init__(self, channels: int, image_size: int, latent_dim: int, width: int = 64):
         super().__init__()

@@ -73,16 +73,27 @@ def find_kinds(x: ImageDomain, count: int, seed: int = 0) -> Kinds:
     Raises:
         DataError: not twice as many images as kinds.
     """
-    if len(x) < max(2 * count, NEIGHBOURS + 1):
-        raise DataError(f"{x.source}: {len(x)} images are too few for {count} kinds; give more images or fewer kinds")
+    require_enough(x, count)
     graph = neighbour_graph(x)
-    clustering = SpectralClustering(count, affinity="precomputed", assign_labels="kmeans", random_state=seed)
+    clustering = SpectralClustering(count, affinity="precomputed", assign_labels="kmeans", random_state=seed % 2**32)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Graph is not fully connected")  # whole islands are kinds of their own
         labels = clustering.fit_predict(graph)
     member = np.eye(count)[labels]
     near = member.T @ (graph @ member)
     return Kinds(labels.astype(np.int64), member.mean(0), near / near.sum(1, keepdims=True))
+
+
+def require_enough(x: ImageDomain, count: int, queries: ImageDomain | None = None) -> None:
+    """Make sure that kinds can be found among images of X, and that queries have neighbours to agree with.
+
+    Raises:
+        DataError: not twice as many images as kinds, or too few of either.
+    """
+    if len(x) < max(2 * count, NEIGHBOURS + 1):
+        raise DataError(f"{x.source}: {len(x)} images are too few for {count} kinds; give more images or fewer kinds")
+    if queries is not None and len(queries) <= NEIGHBOURS:
+        raise DataError(f"{queries.source}: {len(queries)} queries are too few for a vote; give more, or no kinds")
 
 
 def draw_kinds(x: ImageDomain, kinds: Kinds) -> Image.Image:

@@ -249,15 +249,15 @@ class Mapping:
         tolerance: float = 1e-3,
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Analogies of one batch of prepared queries: uint8 `[b k c h w]`, codes `[b k d]`, losses `[b k]`."""
-        y, recipe = from_numpy(queries, self.device), self.recipe
-        steps = self.fitted_codes.refine if refine is None else refine
+        y, recipe, source = from_numpy(queries, self.device), self.recipe, self.fitted_codes
+        steps, weight = source.refine if refine is None else refine, recipe.beta * source.norm_weight
         with autocast(self.device, self.precision):
             with torch.no_grad():
                 rng = random_stream(seed, device=self.device)
-                starts = self.fitted_codes.starts(y, solutions, rng, temperature)
-                spread = self.fitted_codes.spread(y) if steps else None
+                starts = source.starts(y, solutions, rng, temperature)
+                spread = source.spread(y) if steps else None
             given = (self.generator, self.mapper, self.make_reconstruction(), y, starts)
-            z, losses, x = optimise_codes(*given, steps, recipe.code_rate, recipe.beta, spread, quiet, tolerance)
+            z, losses, x = optimise_codes(*given, steps, recipe.code_rate, weight, spread, quiet, tolerance)
             if recipe.warp:
                 x = self.generator.picture(z.flatten(0, 1)).unflatten(0, z.shape[:2])
         return to_uint8(x).cpu().numpy(), z.cpu().numpy(), losses.cpu().numpy()

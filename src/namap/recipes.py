@@ -116,6 +116,8 @@ def complete_recipe(method: Method, loss: str, image_size: int, settings: dict[s
     recipe = make_recipe({**asdict(defaults), **settings})
     if recipe.query_size and not recipe.warp:
         raise UsageError("setting query_size: only with warp=true, which reduces the generator's images to it")
+    if recipe.query_size and (recipe.query_size % 8 or recipe.query_size < 16):
+        raise UsageError(f"setting query_size {recipe.query_size}: T needs a multiple of 8, 16 or more")
     return recipe
 
 

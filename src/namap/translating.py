@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from . import checkpoint, processes
-from .analogies import Analogies, counted, file_names, save_npz
+from .analogies import ARRAYS_FILE, Analogies, counted, file_names, save_npz
 from .data import QueryStream
 from .data.batches import never
 from .data.domain import write_skipped
@@ -41,7 +41,8 @@ def translate_files(
 
     A PNG that an interrupted run of the same model, source and options has left is not made again, unless its query
     has changed since; a batch in which one is missing is computed as a whole, so that what two runs leave together is
-    what one would have left. An npz is written as a whole at the end.
+    what one would have left. An npz is written as a whole at the end. Pictures that no translation has left are never
+    overwritten.
 
     Args:
         mapping: fitted.
@@ -61,20 +62,21 @@ def translate_files(
     Raises:
         DataError: no query, or too many of a folder's cannot be read.
         StorageError: `outdir` cannot be written, is full, or another process works there.
-        UsageError: `outdir` holds analogies of another model, source or other options.
+        UsageError: `outdir` holds analogies of another model, source or other options, or pictures of something else.
     """
     folder = Path(outdir)
     asked = {"solutions": solutions, "refine": refine, "seed": seed, "temperature": temperature}
     if npz and processes.count() > 1:
         raise UsageError("--npz: one file, which one process writes; leave it out, or start one")
     with hold(folder) if processes.is_main() else nullcontext():
+        how = {"npz": True} if npz else {"batch_size": batch_size}
+        wanted = identity(mapping, queries.identity, {**asked, **how})
+        since = processes.of_main(claim(folder, wanted, overwrite) if processes.is_main() else None)
         if npz:
             batches = queries.read(batch_size, never)
             parts = counted(mapping.translate_batches(batches, **asked), queries.total, quiet)
             written = save_npz(folder, parts)
         else:
-            wanted = identity(mapping, queries.identity, {**asked, "batch_size": batch_size})
-            since = processes.of_main(claim(folder, wanted, overwrite) if processes.is_main() else None)
             batches = queries.read(batch_size, partial(has_finished, folder, solutions, since))
             parts = counted(mapping.translate_batches(batches, **asked), queries.total, quiet)
             written = write_parts(folder, parts, usual_workers() if workers is None else workers)
@@ -107,15 +109,40 @@ def claim(folder: Path, wanted: dict[str, Any], overwrite: bool) -> int:
     """Take a folder for a translation; the time (ns) since which its files are of this one.
 
     Raises:
-        UsageError: it holds another one; the differences are named.
+        UsageError: it holds another one, whose differences are named, or what a translation might overwrite, and is
+            none.
         StorageError: its record is damaged, or it cannot be written.
     """
     record = folder / RECORD
+    if not record.exists():
+        refuse_foreign(folder)
     if record.exists() and not overwrite:
         refuse_another(folder, checkpoint.read_json(record), wanted)
     else:
+        with storage_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
         checkpoint.write_json(record, wanted)
     return record.stat().st_mtime_ns
+
+
+def refuse_foreign(folder: Path) -> None:
+    """Leave alone what no translation has written: pictures, and arrays called like ours."""
+    with storage_errors(folder):
+        foreign = sorted(p.name for p in folder.glob("*") if p.suffix.lower() == ".png" or p.name == ARRAYS_FILE)
+    if foreign:
+        raise UsageError(f"{folder}: holds no translation, and its {foreign[0]} might be lost; use another --outdir")
+
+
+def keep_apart(outdir: str | Path, source: str) -> None:
+    """Refuse to write among the queries.
+
+    Raises:
+        UsageError: `outdir` is the folder of the queries, or lies in it.
+    """
+    place, queries = Path(outdir).resolve(), Path(source).resolve()
+    among = place.is_relative_to(queries) if queries.is_dir() else queries.is_file() and place == queries.parent
+    if among:
+        raise UsageError(f"--outdir {outdir}: lies in the folder of the queries; choose another")
 
 
 def refuse_another(folder: str | Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:

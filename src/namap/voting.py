@@ -13,7 +13,7 @@ from .data import ImageDomain, load_domain
 from .data.feeding import ImageStream
 from .errors import UsageError
 from .fitting import MappingTask, codes_of
-from .kinds import VOTERS, Dissent, cast_votes, draw_kinds, find_kinds, learn_kinds, tell_kinds
+from .kinds import VOTERS, Dissent, cast_votes, draw_kinds, find_kinds, learn_kinds, require_enough, tell_kinds
 from .pictures import write_picture
 from .recipes import Recipe
 from .runs import Row, read_log
@@ -36,6 +36,7 @@ def open_voters(
 
     Raises:
         UsageError: a vote where not all queries are at hand, or of queries that are warped.
+        DataError: too few images of X, or too few queries.
     """
     if not recipe.kinds:
         if x is not None:
@@ -47,8 +48,12 @@ def open_voters(
         raise UsageError("setting kinds: not with warp, under which an analogy is no picture of X")
     size = samples(1).shape[1:]
     if x is None:
-        return ImageDomain.from_array(to_uint8(samples(VOTERS)).cpu().numpy(), source="samples of the generator")
-    return load_domain(x, size[-1], size[0]).some(VOTERS)
+        images = to_uint8(samples(VOTERS)).cpu().numpy()
+        voters = ImageDomain.from_array(images, source="samples of the generator")
+    else:
+        voters = load_domain(x, size[-1], size[0]).some(VOTERS)
+    require_enough(voters, recipe.kinds, domain)
+    return voters
 
 
 def hold_vote(first: MappingTask, voters: ImageDomain, run: Run, home: Path | None) -> Dissent:

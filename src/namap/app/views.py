@@ -212,7 +212,8 @@ def start_search(mapping: Mapping, y: torch.Tensor, settings: Settings) -> CodeS
     with autocast(mapping.device, mapping.precision), torch.no_grad():
         starts = source.starts(y, solutions, random_stream(settings.seed, device=y.device), settings.temperature)
         networks = (mapping.generator, mapping.mapper, mapping.make_reconstruction())
-        return CodeSearch(*networks, y, starts, steps, recipe.code_rate, recipe.beta, source.spread(y))
+        weight = recipe.beta * source.norm_weight
+        return CodeSearch(*networks, y, starts, steps, recipe.code_rate, weight, source.spread(y))
 
 
 def has_several(mapping: Mapping) -> bool:

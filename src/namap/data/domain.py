@@ -39,6 +39,7 @@ class ImageDomain:
         source: where they came from, for messages.
         skipped: (path, reason) of every file that could not be read.
         files: path of every image within its folder; empty for arrays.
+        classes: names of the labels; empty where these are numbers.
     """
 
     images: UInt8[np.ndarray, "n c h w"]
@@ -47,6 +48,7 @@ class ImageDomain:
     source: str = "array"
     skipped: list[tuple[str, str]] = field(default_factory=list)
     files: list[str] = field(default_factory=list)
+    classes: list[str] = field(default_factory=list)
 
     @classmethod
     def from_array(cls, images: np.ndarray, labels: np.ndarray | None = None, source: str = "array") -> "ImageDomain":
@@ -325,18 +327,19 @@ def _load_folder(folder: Path, size: int, channels: int | None, quiet: bool) -> 
     if channels is None and is_grey(images):
         images = np.ascontiguousarray(images[:, :1])
     names, files = unique_names(files), [files[i] for i in kept]
-    return ImageDomain(images, _folder_labels(files), [names[i] for i in kept], str(folder), skipped, files)
+    labels, classes = _folder_labels(files)
+    return ImageDomain(images, labels, [names[i] for i in kept], str(folder), skipped, files, classes)
 
 
-def _folder_labels(files: list[str]) -> np.ndarray | None:
+def _folder_labels(files: list[str]) -> tuple[np.ndarray | None, list[str]]:
     """One class per first-level sub-folder; whole numbers keep their value, other names are numbered in order."""
     paths = [Path(f) for f in files]
     if any(len(p.parts) < 2 for p in paths):
-        return None
+        return None, []
     classes = sorted({p.parts[0] for p in paths})
     digits = all(c.isdecimal() and len(c) <= 4 for c in classes)  # longer ones are dates or numbers of articles
     number = {c: int(c) if digits else i for i, c in enumerate(classes)}
-    return np.array([number[p.parts[0]] for p in paths], dtype=np.int64)
+    return np.array([number[p.parts[0]] for p in paths], dtype=np.int64), [] if digits else classes
 
 
 def unique_names(files: list[str]) -> list[str]:

@@ -33,6 +33,7 @@ class Classifier:
         classes: number of classes.
         width: of the network.
         accuracy_on_x: on real images of X that it was not trained on; None where none were held out.
+        names: of the classes; empty where these are numbers.
     """
 
     network: NIN
@@ -41,6 +42,7 @@ class Classifier:
     classes: int
     width: int
     accuracy_on_x: float | None = None
+    names: tuple[str, ...] = ()
 
     @torch.no_grad()
     def probabilities(self, images: UInt8[np.ndarray, "n c h w"], batch_size: int = 500) -> Float[np.ndarray, "n k"]:
@@ -62,6 +64,22 @@ class Classifier:
         """Share of images that get their label."""
         return float((self.predict(images) == labels).mean())
 
+    def labels_of(self, queries: ImageDomain) -> Int[np.ndarray, " n"]:
+        """The class of each query: by name where both sides have names, whatever number it has among the queries.
+
+        Raises:
+            DataError: queries without labels, or of a class that is not known here.
+        """
+        if queries.labels is None:
+            raise DataError(f"{queries.source}: has no labels; evaluation needs them")
+        if not (queries.classes and self.names):
+            return queries.labels
+        missing = [name for name in queries.classes if name not in self.names]
+        if missing:
+            known = ", ".join(self.names)
+            raise DataError(f"{queries.source}: class {missing[0]} is none of the classifier's, which are {known}")
+        return np.array([self.names.index(name) for name in queries.classes])[queries.labels]
+
     def save(self, path: Path) -> None:
         """Save to a directory, atomically."""
         config = {
@@ -72,6 +90,7 @@ class Classifier:
             "classes": self.classes,
             "width": self.width,
             "accuracy_on_x": self.accuracy_on_x,
+            "names": self.names,
         }
         checkpoint.save_directory(path, self.network.state_dict(), config)
 
@@ -94,12 +113,14 @@ class Classifier:
                     f"{source}: classifier {key} {value!r} is not a whole number from 1 to {LIMITS[key]}"
                 )
         size, channels, classes, width = (int(v or 0) for v in values.values())
+        names = config.get("names", [])
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise StorageError(f"{source}: classifier names {names!r} are not a list of words")
         with torch.device("meta"):
             network = NIN(channels, classes, width)
         checkpoint.load_weights(network, tensors, source)
-        return cls(
-            freeze(place(network, pick_device(device))), size, channels, classes, width, config.get("accuracy_on_x")
-        )
+        network = freeze(place(network, pick_device(device)))
+        return cls(network, size, channels, classes, width, config.get("accuracy_on_x"), tuple(names))
 
 
 def train_classifier(
@@ -146,7 +167,8 @@ def train_classifier(
         if finished and outdir is not None:
             return Classifier.load(outdir, device)
         train(task, domain, run, outdir)
-        classifier = Classifier(freeze(network), domain.size, domain.channels, classes, width)
+        shape = (domain.size, domain.channels, classes, width)
+        classifier = Classifier(freeze(network), *shape, names=tuple(domain.classes))
         assert held_out.labels is not None
         classifier = replace(classifier, accuracy_on_x=classifier.accuracy(held_out.images, held_out.labels))
         if outdir is not None:
@@ -165,14 +187,15 @@ def obtain_classifier(
     precision: str = "auto",
     quiet: bool = False,
 ) -> Classifier:
-    """Load the classifier at `path`, or train one on labelled images `x` and keep it there.
+    """Train a classifier on labelled images `x` and keep it at `path`, or without `x` load the one there.
 
     Raises:
-        UsageError: neither is given.
+        UsageError: neither is given, or the classifier at `path` is of other images.
     """
-    made = path is not None and any((path / place / checkpoint.MANIFEST).is_file() for place in ("", "final"))
-    if path is not None and (made or x is None):
-        return Classifier.load(path, device)
     if x is None:
-        raise UsageError("evaluation needs --classifier DIR or --train-classifier-on SRC")
+        if path is None:
+            raise UsageError("evaluation needs --classifier DIR or --train-classifier-on SRC")
+        return Classifier.load(path, device)
+    if path is not None and (path / checkpoint.MANIFEST).is_file():
+        raise UsageError(f"{path}: is a classifier without its run; leave out the images, or train elsewhere")
     return train_classifier(x, path, seed, images, width, held_out, device, precision, quiet)

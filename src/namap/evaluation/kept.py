@@ -1,13 +1,12 @@
 """Digit kept: the share of queries whose analogy gets the query's label from a classifier of X."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 from jaxtyping import UInt8
 
 from ..analogies import Analogies
 from ..data import ImageDomain
-from ..errors import DataError
 from ..mapping import Mapping
 from ..tensors import to_uint8
 from .classifier import Classifier
@@ -74,10 +73,10 @@ def evaluate_kept(
         **translate: solutions, refine, seed.
 
     Raises:
-        DataError: queries without labels.
+        DataError: queries without labels, or of a class that the classifier does not know.
     """
-    if queries.labels is None:
-        raise DataError(f"{queries.source}: has no labels; evaluation needs them")
+    queries = replace(queries, labels=classifier.labels_of(queries), classes=[])
+    assert queries.labels is not None
     found = analogies or mapping.translate(queries, **translate)  # pyright: ignore[reportArgumentType]
     n, k = found.x.shape[:2]
     predicted = classifier.predict(found.x.reshape(n * k, *found.x.shape[2:])).reshape(n, k)

@@ -1,0 +1,69 @@
+"""Classes by name: what a judge and its queries mean by a label."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from namap import checkpoint
+from namap.data import load_domain
+from namap.errors import DataError, StorageError, UsageError
+from namap.evaluation import Classifier, obtain_classifier, train_classifier
+
+SHADES = {"dark": 20, "light": 230}
+
+
+def folder(place, *classes: str, count: int = 12):
+    rng = np.random.default_rng(0)
+    for name in classes:
+        (place / name).mkdir(parents=True)
+        for i in range(count):
+            shade = SHADES.get(name, 128) + rng.integers(-15, 15, (16, 16))
+            Image.fromarray(shade.astype(np.uint8)).save(place / name / f"{i}.png")
+    return load_domain(place, 16)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    return tmp_path_factory.mktemp("classes")
+
+
+@pytest.fixture(scope="module")
+def judge(place):
+    x = folder(place / "x", "dark", "light")
+    return train_classifier(x, place / "judge", images=2000, width=4, quiet=True)
+
+
+def test_a_class_is_known_by_its_name_and_not_by_its_place(judge, place, tmp_path):
+    light = folder(tmp_path / "y", "light")
+    assert light.classes == ["light"] and set(light.labels) == {0}
+    for classifier in (judge, Classifier.load(place / "judge")):
+        assert set(classifier.labels_of(light)) == {1}
+        assert classifier.accuracy(light.images, classifier.labels_of(light)) == 1
+    with pytest.raises(DataError, match="class grey is none of the classifier's, which are dark, light"):
+        judge.labels_of(folder(tmp_path / "z", "dark", "grey"))
+
+
+def test_numbers_stay_what_they_are(judge, tmp_path):
+    numbered = folder(tmp_path / "y", "1", "7", count=2)
+    assert numbered.classes == [] and numbered.labels.tolist() == [1, 1, 7, 7]
+    assert judge.labels_of(numbered).tolist() == [1, 1, 7, 7]
+    with pytest.raises(DataError, match="has no labels"):
+        judge.labels_of(folder(tmp_path / "y" / "1"))
+
+
+def test_a_judge_of_other_images_is_refused(judge, place, tmp_path):
+    settings = {"images": 2000, "width": 4, "quiet": True}
+    same = obtain_classifier(place / "judge", load_domain(place / "x", 16), **settings)
+    assert same.names == judge.names == ("dark", "light")
+    with pytest.raises(UsageError, match="another data"):
+        obtain_classifier(place / "judge", folder(tmp_path / "x", "dark", "light", count=9), **settings)
+    with pytest.raises(UsageError, match="classifier without its run"):
+        obtain_classifier(place / "judge" / "final", load_domain(place / "x", 16), **settings)
+
+
+def test_odd_names_in_a_file_are_refused(judge, tmp_path):
+    shape = {"size": 16, "channels": 1, "classes": 2, "width": 4}
+    odd = {"format": "namap-classifier", **shape, "names": ["dark", 3]}
+    checkpoint.save_directory(tmp_path / "c", judge.network.state_dict(), odd)
+    with pytest.raises(StorageError, match="not a list of words"):
+        Classifier.load(tmp_path / "c")
