@@ -323,6 +323,11 @@ def test_unreadable_queries_are_listed_by_fit_and_too_many_end_it(models, namap,
     code, _, err = namap(*command, "--overwrite")
     assert (code, "4 of 20" in err) == (3, True)
     assert (tmp_path / "run" / "final").exists(), "the finished run fell to a mistake in --data"
+    for i in range(3, 7):
+        (folder / f"{i}.png").unlink()
+    code, _, err = namap(*command, "--overwrite", "--x", folder)
+    assert (code, "say how many kinds" in err) == (2, True)
+    assert (tmp_path / "run" / "final").exists(), "the finished run fell to settings that do not go together"
 
 
 @pytest.mark.parametrize(("method", "loss"), [("nam", "l2"), ("ae", "l1"), ("vae", "perceptual")])

@@ -5,11 +5,11 @@ import pytest
 from PIL import Image
 
 from namap import checkpoint, kinds
-from namap.console import clear
 from namap.data import ImageDomain, load_domain
 from namap.errors import DataError, UsageError
 from namap.kinds import balance, cast_votes, find_kinds
 from namap.mapping import VAENAM
+from namap.runs import clear
 from namap.voting import PARTS, read_whole_log
 
 SMALL = {"images": 640, "batch_size": 32, "encoder_width": 8, "filters": 4, "precision": "fp32"}
@@ -151,5 +151,5 @@ def test_what_a_vote_leaves_is_cleared_with_its_run(tmp_path):
     for part in PARTS:
         (tmp_path / part / "checkpoints").mkdir(parents=True)
     (tmp_path / "run.json").write_text("{}")
-    clear(tmp_path, overwrite=True)
-    assert [p.name for p in tmp_path.iterdir()] == [".lock"]
+    clear(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == []

@@ -12,7 +12,7 @@ from .cli_bench import bench
 from .cli_data import check_data
 from .cli_match import match
 from .cli_translate import translate
-from .console import clear, end, keep_freed_memory, leave, parse_range, parse_seeds, read_settings, say, take_part
+from .console import end, keep_freed_memory, leave, parse_range, parse_seeds, read_settings, say, take_part
 from .errors import DataError, Interrupted, NamapError, StorageError, UsageError
 from .options import (
     AsJson,
@@ -164,8 +164,7 @@ def fit(
     if dry_run:
         return say({"generator": generator, "data": data, "outdir": str(outdir), **asdict(mapping.recipe)})
     domain = data if is_stream(data) else load_domain(data, mapping.image_size, quiet=quiet)
-    clear(outdir, overwrite)
-    mapping.fit(domain, outdir, quiet, x)
+    mapping.fit(domain, outdir, quiet, x, overwrite)
     say(
         {"model": str(outdir)},
         as_json,
@@ -235,8 +234,11 @@ def demo(
 ) -> None:
     """Handwritten digits to typeset ones: train, fit, translate, judge, report. No network, a few minutes."""
     from .demo import run_demo
+    from .runs import clear, hold
 
-    clear(outdir, overwrite)
+    if overwrite and outdir.exists():
+        with hold(outdir):
+            clear(outdir)
     summary = run_demo(outdir, parse_seeds(seeds), extra_fonts or [], device, precision, quiet)
     say(
         summary,

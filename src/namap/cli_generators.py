@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from .console import clear, parse_range, read_settings, say
+from .console import parse_range, read_settings, say
 from .options import (
     AsJson,
     Debug,
@@ -98,8 +98,7 @@ def train_generator(
                 **vars(recipe),
             }
         )
-    clear(outdir, overwrite)
-    train_generator(domain, recipe, outdir, device, precision, quiet)
+    train_generator(domain, recipe, outdir, device, precision, quiet, overwrite=overwrite)
     say(
         {"generator": str(outdir), "samples": str(outdir / "samples.png")},
         as_json,

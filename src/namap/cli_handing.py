@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from .console import clear, read_settings, say
+from .console import read_settings, say
 from .errors import UsageError, warn
 from .options import (
     AsJson,
@@ -134,8 +134,7 @@ def distil(
     mapping = Mapping.from_pretrained(
         model, generator, trust_pickle, vgg_weights=vgg_weights, vgg_input=vgg_input, device=device, precision=precision
     )
-    clear(outdir, overwrite)
-    _, losses = train(mapping, data, outdir, quiet, **settings)
+    _, losses = train(mapping, data, outdir, quiet, overwrite, **settings)
     say(
         {"model": str(outdir), "losses": losses},
         as_json,

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .console import clear, read_settings, say
+from .console import read_settings, say
 from .errors import UsageError
 from .options import (
     AsJson,
@@ -64,9 +64,8 @@ def match(
     for source in (x, y):
         if Path(source).is_dir() and outdir.resolve().is_relative_to(Path(source).resolve()):
             raise UsageError(f"--outdir {outdir}: lies in the folder of the images; choose another")
-    clear(outdir, overwrite)
     options: dict[str, Any] = {"vgg_weights": vgg_weights, "vgg_input": vgg_input, "npz": npz}
-    options |= {"device": device, "precision": precision, "quiet": quiet}
+    options |= {"device": device, "precision": precision, "quiet": quiet, "overwrite": overwrite}
     metrics = run_matching(x, y, outdir, size=size, **options, **settings)
     found = (
         f"mixtures in {outdir}; largest weights in {outdir}/matches.csv"

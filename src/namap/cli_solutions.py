@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from .console import clear, say
+from .console import say
 from .options import (
     AsJson,
     Debug,
@@ -99,8 +99,7 @@ def train_mapper(
     features = None if vgg_weights is None else VGGFeatures(vgg_weights, 3, vgg_input)
     given = {"images": images, "filters": filters, "skip": mapper_skip, "seed": seed}
     settings = {name: value for name, value in given.items() if value is not None}
-    clear(outdir, overwrite)
-    _, errors = train(mapping, data, outdir, features, quiet, **settings)
+    _, errors = train(mapping, data, outdir, features, quiet, overwrite, **settings)
     say(
         {"mapper": str(outdir), "mean_absolute_error_of_255": errors},
         as_json,

@@ -1,4 +1,4 @@
-"""What the verbs of the command line share: settings, output, clearing."""
+"""What the verbs of the command line share: settings and output."""
 
 import ctypes
 import json
@@ -12,17 +12,11 @@ from typing import Any, Never
 import typer
 
 from .errors import NamapError, UsageError, one_line
-from .files import remove
 from .launch import launched, place
 
 PLACES = ("generator", "data", "outdir")  # printed by --dry-run beside the settings; given as flags
 TOGETHER = ("fit", "train-generator", "translate")  # verbs that several processes share
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
-LEFT_BY_RUNS = (
-    "run.json", "metrics.jsonl", "checkpoints", "final", "samples.png", "skipped.jsonl",
-    "metrics.json", "report.html", "analogies.png", "seed[0-9]*", "matches.csv", "analogies.npz", "tensorboard",
-    "before-the-vote", "kinds", "kinds.png",
-)  # fmt: skip
 
 
 def read_settings(config: Path | None, pairs: list[str], **flags: Any) -> dict[str, Any]:
@@ -47,26 +41,6 @@ def read_settings(config: Path | None, pairs: list[str], **flags: Any) -> dict[s
         except (ValueError, RecursionError, yaml.YAMLError):
             raise UsageError(f"--set {pair!r}: {value!r} is not a value") from None
     return {**settings, **{k: v for k, v in flags.items() if v is not None}}
-
-
-def clear(outdir: Path, overwrite: bool) -> None:
-    """Delete an earlier run, where that is asked for, and only what a run leaves. Of several processes, the first does.
-
-    Raises:
-        UsageError: what is there is no run of namap.
-        StorageError: another process works there.
-    """
-    from .runs import hold  # needs torch, which a command line that only helps or diagnoses does not
-
-    if not overwrite or not outdir.exists() or place():
-        return
-
-    ours = outdir.is_dir() and ((outdir / "run.json").is_file() or any(outdir.glob("seed*/seconds.json")))
-    if not ours and not (outdir.is_dir() and not any(outdir.iterdir())):
-        raise UsageError(f"--overwrite: {outdir} does not look like a run of namap; delete it yourself")
-    with hold(outdir):
-        for path in [p for pattern in LEFT_BY_RUNS for p in outdir.glob(pattern)]:
-            remove(path)
 
 
 def parse_seeds(text: str) -> list[int]:

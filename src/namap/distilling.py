@@ -106,6 +106,7 @@ def distil(
     data: str | Path | ImageDomain,
     outdir: str | Path | None = None,
     quiet: bool = False,
+    overwrite: bool = False,
     **settings: Any,
 ) -> tuple[AENAM, dict[str, float]]:
     """Make an AE-NAM of a NAM: the same G and T, and an encoder in place of the table of codes.
@@ -115,6 +116,7 @@ def distil(
         data: the queries of its fit, all of them: the ones it learnt are drawn again, by its seed.
         outdir: where checkpoints, `metrics.json` and the result (`final/`) go; the same call goes on, or loads it.
         quiet: no progress bar.
+        overwrite: an earlier run in `outdir` makes room, once it is known that this one can begin.
         **settings: fields of `DistilRecipe`.
 
     Returns:
@@ -141,7 +143,7 @@ def distil(
     how = (str(mapping.device), mapping.precision)
     run = Run(recipe.images, recipe.batch_size, recipe.seed, *how, quiet=quiet, label="distilling an encoder")
     home = None if outdir is None else Path(outdir)
-    with occupied(home, identity(task, learnt, run)) as finished:
+    with occupied(home, identity(task, learnt, run), overwrite) as finished:
         if finished and home is not None:
             result.restore(checkpoint.load_directory(home / "final")[0], home / "final")
             return result, checkpoint.read_json(home / "metrics.json")

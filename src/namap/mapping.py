@@ -99,7 +99,14 @@ class Mapping:
         self.mapper: nn.Module = nn.Identity()
         self.codes: CodeSource | None = None
 
-    def fit(self: M, data: Source, outdir: Path | str | None = None, quiet: bool = False, x: Source | None = None) -> M:
+    def fit(
+        self: M,
+        data: Source,
+        outdir: Path | str | None = None,
+        quiet: bool = False,
+        x: Source | None = None,
+        overwrite: bool = False,
+    ) -> M:
         """Learn T and the codes (or E) from queries alone; returns the mapping itself.
 
         Args:
@@ -108,6 +115,7 @@ class Mapping:
                 or loads the result. None: nothing is written.
             quiet: no progress bar.
             x: images of X, among which the setting `kinds` finds what the queries vote on; None: samples of G.
+            overwrite: an earlier run in `outdir` makes room, once it is known that this one can begin.
 
         Raises:
             DataError: no usable images.
@@ -125,7 +133,7 @@ class Mapping:
         task = self.make_task(domain, voters)
         run = fitting.make_run(recipe, self.generator, self.device, self.precision, quiet)
         home = None if outdir is None else Path(outdir)
-        with occupied(home, identity(task, domain, part_of(run, task))) as finished:
+        with occupied(home, identity(task, domain, part_of(run, task)), overwrite) as finished:
             if finished and home is not None:
                 self.restore(load_result(home), home / "final")
                 return self

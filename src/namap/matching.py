@@ -276,6 +276,7 @@ def run_matching(
     device: str = "auto",
     precision: str = "auto",
     quiet: bool = True,
+    overwrite: bool = False,
     **settings: Any,
 ) -> dict[str, Any]:
     """Match into a directory: `matches.csv`, `metrics.json`, T in `final/` and, inexact, the synthesised pictures.
@@ -285,6 +286,7 @@ def run_matching(
     Args:
         outdir: the directory.
         npz: one `analogies.npz` in place of the PNGs of an inexact matching.
+        overwrite: an earlier run in `outdir` makes room, once it is known that this one can begin.
 
     Returns:
         What is in `metrics.json`.
@@ -304,7 +306,7 @@ def run_matching(
         "features": None if network is None else checkpoint.digest(network.state_dict()),
         "precision": None if network is None else pick_precision(precision, pick_device(device)),
     }
-    with occupied(home, wanted) as finished:
+    with occupied(home, wanted, overwrite) as finished:
         if finished:
             return checkpoint.load_directory(home / "final")[1]["metrics"]
         replace(of_y, skipped=of_x.skipped + of_y.skipped).write_skipped(home)

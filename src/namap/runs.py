@@ -19,18 +19,29 @@ from .files import remove, storage_errors, sweep
 OURS = (  # a run replaces these
     "checkpoints", "final", "metrics.jsonl", "tensorboard", "samples.png", "kinds.png", "metrics.json",
 )  # fmt: skip
+LEFT_BY_RUNS = (
+    "run.json", "metrics.jsonl", "checkpoints", "final", "samples.png", "skipped.jsonl",
+    "metrics.json", "report.html", "analogies.png", "seed[0-9]*", "matches.csv", "analogies.npz", "tensorboard",
+    "before-the-vote", "kinds", "kinds.png",
+)  # fmt: skip
 PLACED = {"step", "images", "seconds"}  # of every line of the log
 Row = dict[str, Any]  # a line of the log: numbers, and lists with a number for each dimension of the code
 
 
 @contextmanager
-def occupied(outdir: Path | None, wanted: dict[str, Any]) -> Iterator[bool]:
+def occupied(outdir: Path | None, wanted: dict[str, Any], overwrite: bool = False) -> Iterator[bool]:
     """Hold `outdir` for the run of this identity; yield whether it has finished already, drop its checkpoints after.
 
     Without an `outdir` nothing is held and nothing has finished. Of several processes main holds it for all.
 
+    Args:
+        outdir: the directory.
+        wanted: the identity.
+        overwrite: an earlier run there makes room, whatever it was.
+
     Raises:
-        UsageError: it holds a run of another identity, or another process has one; the differences are named.
+        UsageError: it holds a run of another identity, or another process has one; the differences are named. Or what
+            is to make room is no run.
         StorageError: another process holds it, or it cannot be written.
     """
     agree(wanted)
@@ -38,6 +49,8 @@ def occupied(outdir: Path | None, wanted: dict[str, Any]) -> Iterator[bool]:
         yield processes.of_main(False)
         return
     with hold(outdir):
+        if overwrite:
+            clear(outdir)
         yield processes.of_main(claim(outdir, wanted))
         shutil.rmtree(outdir / "checkpoints", ignore_errors=True)
 
@@ -80,6 +93,19 @@ def hold(outdir: Path) -> Iterator[None]:
             for folder in (outdir, outdir / "checkpoints"):
                 sweep(folder)
         yield
+
+
+def clear(outdir: Path) -> None:
+    """Delete an earlier run, and only what a run leaves, from a directory that is held.
+
+    Raises:
+        UsageError: what is there is no run of namap.
+    """
+    ours = (outdir / "run.json").is_file() or any(outdir.glob("seed*/seconds.json"))
+    if not ours and any(path.name != ".lock" for path in outdir.iterdir()):
+        raise UsageError(f"--overwrite: {outdir} does not look like a run of namap; delete it yourself")
+    for path in [p for pattern in LEFT_BY_RUNS for p in outdir.glob(pattern)]:
+        remove(path)
 
 
 def claim(outdir: Path, wanted: dict[str, Any]) -> bool:

@@ -133,6 +133,7 @@ def train_mapper(
     outdir: str | Path | None = None,
     features: nn.Module | None = None,
     quiet: bool = False,
+    overwrite: bool = False,
     **settings: Any,
 ) -> tuple[StrongMapper, dict[str, float]]:
     """Train a strong T on the queries of a fitted mapping and their analogies (NAM §3.6, Generating Results).
@@ -145,6 +146,7 @@ def train_mapper(
         outdir: where checkpoints, `metrics.json` and the result go; the same call goes on, or loads the result.
         features: network of the perceptual terms; None: L1 of pixels only.
         quiet: no progress bar.
+        overwrite: an earlier run in `outdir` makes room, once it is known that this one can begin.
         **settings: fields of `MapperRecipe`.
 
     Returns:
@@ -182,7 +184,7 @@ def train_mapper(
         label="training a strong mapper",
     )
     home = None if outdir is None else Path(outdir)
-    with occupied(home, identity(task, learnt, run)) as finished:
+    with occupied(home, identity(task, learnt, run), overwrite) as finished:
         if finished and home is not None:
             return StrongMapper.from_pretrained(home), checkpoint.read_json(home / "metrics.json")
         train(task, learnt, run, home)

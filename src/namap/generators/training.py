@@ -125,6 +125,7 @@ def train_generator(
     precision: str = "auto",
     quiet: bool = False,
     arch: str = "dcgan",
+    overwrite: bool = False,
     **settings: Any,
 ) -> Generator:
     """Train a generator on images of X; with an `outdir`, save it in `outdir/final`, with a sheet of samples.
@@ -139,6 +140,7 @@ def train_generator(
         precision: `auto`, `fp32` or `bf16`.
         quiet: no progress bar.
         arch: a family: `dcgan`, `vae`, `glo`, `progressive` or `stack`.
+        overwrite: an earlier run in `outdir` makes room, once it is known that this one can begin.
         **settings: fields of its recipe, e.g. `latent_dim=100, images=1_000_000, seed=0`.
 
     Returns:
@@ -162,7 +164,7 @@ def train_generator(
         quiet=quiet,
         label="training the generator",
     )
-    with occupied(home, identity(task, domain, run)) as finished:
+    with occupied(home, identity(task, domain, run), overwrite) as finished:
         if finished and home is not None:
             checkpoint.load_weights(task.average, load_result(home), home / "final")
             return freeze(task.average)
