@@ -104,11 +104,11 @@ def cost(cell: Path) -> Iterator[dict[str, float]]:
     record = cell / "cost.json"
     before = read_json(record) if record.exists() else {"wall": 0.0, "processor": 0.0}
     spent, ended = dict(before), threading.Event()
-    wall, processor = time.monotonic(), time.process_time()
+    wall, busy = time.monotonic(), time.process_time()
 
     def note() -> None:
         spent["wall"] = before["wall"] + time.monotonic() - wall
-        spent["processor"] = before["processor"] + time.process_time() - processor
+        spent["processor"] = before["processor"] + time.process_time() - busy
         write_json(record, spent)
 
     def keep_noting() -> None:

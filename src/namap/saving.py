@@ -69,3 +69,12 @@ def without_places(config: dict[str, Any]) -> dict[str, Any]:
         return config
     spec = re.sub("(^|:)/.*/", r"\1", generator["source"]["spec"])
     return {**config, "generator": {**generator, "source": {**generator["source"], "spec": spec}}}
+
+
+def without_names(config: dict[str, Any]) -> dict[str, Any]:
+    """The configuration as it is wherever a generator of others lies: its files are known by their sha256 alone."""
+    generator = config["generator"]
+    sums = (generator.get("source") or {}).get("sha256")
+    if not sums:
+        return without_places(config)
+    return {**config, "generator": {**generator, "source": sorted(sums.values())}}

@@ -17,7 +17,7 @@ from .files import storage_errors
 from .mapping import Mapping
 from .pictures import png_writer, usual_workers
 from .runs import differences, hold
-from .saving import without_places
+from .saving import without_names
 
 RECORD = "translation.json"
 
@@ -101,7 +101,7 @@ def write_parts(folder: Path, parts: Iterable[Analogies], workers: int) -> int:
 def identity(mapping: Mapping, queries: str, asked: dict[str, Any]) -> dict[str, Any]:
     """What decides the pictures: the model, the source of the queries, the options."""
     tensors, config = mapping.state()
-    model = {**without_places(config), "weights": checkpoint.digest(tensors), "precision": mapping.precision}
+    model = {**without_names(config), "weights": checkpoint.digest(tensors), "precision": mapping.precision}
     return json.loads(json.dumps({"model": model, "queries": queries, **asked}))
 
 
