@@ -1,5 +1,6 @@
 """Pictures of an experiment: queries, drawn by seed, and the answers of every row below them."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ Strips = dict[str, Image.Image]  # of a figure, from top to bottom: the queries,
 
 
 def draw(scene: Scene, home: Path, titles: dict[str, str], before: Strips) -> Strips:
-    """A column a query. Rows are those with seed 0; below samples of G there are no queries.
+    """A column a query that every row answers. Rows are those with seed 0; below samples of G there are no queries.
 
     Args:
         scene: whose test queries are shown.
@@ -24,20 +25,26 @@ def draw(scene: Scene, home: Path, titles: dict[str, str], before: Strips) -> St
         titles: of the rows.
         before: the strips of the figure so far, which such rows keep.
     """
-    queries = scene.y_test.images
-    shown = np.random.default_rng(0).permutation(len(queries))[:QUERIES]
+    queries, answers = scene.y_test.images, read_answers(home, titles)
+    count = min([len(queries), *(len(x) for method, x in answers.items() if method != "generator")])
+    shown = np.random.default_rng(0).permutation(count)[:QUERIES]
     strips = {"query": sheet({"query": list(queries[shown])})}
     for method, title in titles.items():
         cell = home / f"{method}-0"
-        path = cell / "answers.npz"
-        x = np.load(path)["x"] if path.exists() else np.empty(0)
-        if x.ndim == 5 and method != "bound":  # whose inversions are of X, not of queries
-            x = x[:QUERIES] if method == "generator" else x[shown]
+        if method in answers:
+            x = answers[method][:QUERIES] if method == "generator" else answers[method][shown]
             several = range(min(SHOWN, x.shape[1]))
             strips[method] = sheet({title if k == 0 else f"{title} ({k + 1})": list(x[:, k]) for k in several})
-        elif method in before and not path.exists() and (cell / "result.json").exists():  # of today's configuration
-            strips[method] = before[method]
+        elif method in before and not (cell / "answers.npz").exists() and (cell / "result.json").exists():
+            strips[method] = before[method]  # of today's configuration
     return strips
+
+
+def read_answers(home: Path, methods: Iterable[str]) -> dict[str, np.ndarray]:
+    """The pictures `[n k c h w]` that cells with seed 0 have; inversions (`bound`) are of X, not of queries."""
+    paths = {method: home / f"{method}-0" / "answers.npz" for method in methods if method != "bound"}
+    found = {method: np.load(path)["x"] for method, path in paths.items() if path.exists()}
+    return {method: x for method, x in found.items() if x.ndim == 5}
 
 
 def stack(strips: Strips) -> Image.Image:

@@ -276,6 +276,17 @@ def test_experiments_share_the_generator_of_the_same_images(tmp_path):
     assert not (cells["bags2shoes"] / "result.json").exists(), "whose judge is another"
 
 
+def test_a_figure_shows_queries_that_every_row_answers(tmp_path):
+    scene = runner.make_scene("handwriting2print", "reference", None)
+    queries = scene.y_test.images[:, None]
+    for method, x in (("generator", queries[:3]), ("copy", queries), ("nearest", queries[:20])):
+        (tmp_path / f"{method}-0").mkdir()
+        np.savez(tmp_path / f"{method}-0" / "answers.npz", x=x)
+    strips = figures.draw(scene, tmp_path, {"generator": "", "copy": "query", "nearest": "query"}, {})
+    assert [*strips] == ["query", "generator", "copy", "nearest"]
+    assert strips["query"].tobytes() == strips["copy"].tobytes() == strips["nearest"].tobytes()
+
+
 def test_a_row_whose_answers_are_gone_keeps_its_strip_of_the_figure(tmp_path):
     scene = runner.make_scene("handwriting2print", "reference", None)
     titles = {"copy": "the query itself", "nearest": "nearest neighbour in X"}
