@@ -151,8 +151,19 @@ def spread(values: list[float | None], share: bool = False) -> str:
     known = [v for v in values if v is not None]
     if not known:
         return ""
-    around = f" ± {pstdev(known):.1%}" if share else f" ± {pstdev(known):.2g}"
-    return (f"{fmean(known):.1%}" if share else f"{fmean(known):.3g}") + (around if len(known) > 1 else "")
+    mean, around = fmean(known), pstdev(known)
+    shown = (f"{mean:.1%}", f"{around:.1%}") if share else (rounded(mean, 3), rounded(around, 2))
+    return " ± ".join(shown if len(known) > 1 else shown[:1])
+
+
+def rounded(value: float, digits: int) -> str:
+    """A number to so many significant digits, without an exponent where it is large.
+
+    >>> rounded(28203.0, 3), rounded(489.0, 2), rounded(0.0448, 2)
+    ('28,200', '490', '0.045')
+    """
+    short = float(f"{value:.{digits}g}")
+    return f"{short:g}" if abs(short) < 1000 else f"{short:,.0f}"
 
 
 def in_order(results: list[Result]) -> list[Result]:
