@@ -81,8 +81,9 @@ def circumstances() -> dict[str, Any]:
 
 def processor() -> str:
     """What decides how fast this machine is: its vector instructions and the precision that namap takes on it."""
-    precision = pick_precision("auto", pick_device())
-    return f"{torch.backends.cpu.get_cpu_capability()} in {precision}"
+    device = pick_device()
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
+    return f"{name} in {pick_precision('auto', device)}"
 
 
 def git(*arguments: str) -> str:

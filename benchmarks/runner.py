@@ -255,7 +255,7 @@ def budget(row: Row, home: Path, seed: int, budget_min: float | None) -> float:
     """Seconds that a row may train: what the rows took that it is compared with, or what `--budget-min` says.
 
     Raises:
-        UsageError: those were measured on another kind of processor, whose seconds are worth more or less.
+        UsageError: those were measured on another or an unknown processor, whose seconds may be worth more or less.
     """
     if not row.budget_of:
         return 0.0
@@ -264,9 +264,12 @@ def budget(row: Row, home: Path, seed: int, budget_min: float | None) -> float:
     seconds, here = 0.0, processor()
     for cell in (home / f"{other}-{seed}" for other in row.budget_of):
         result = read_json(cell / "result.json")
-        there = result.get("processor", here)  # which the first results do not say
+        there = result.get("processor", "an unknown processor")  # which the first results do not say
         if there != here:
-            raise UsageError(f"{cell}: took its time on {there}, not {here}; remove it to measure it here")
+            raise UsageError(
+                f"{cell}: took its time on {there}, not {here}; remove it to measure it here, or say how "
+                "long with --budget-min"
+            )
         seconds += result["seconds"]["processor"]
     return row.budget_factor * seconds
 

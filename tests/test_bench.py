@@ -315,17 +315,17 @@ def test_a_row_whose_answers_are_gone_keeps_its_strip_of_the_figure(tmp_path):
 def test_a_rival_gets_the_seconds_of_the_generator_and_the_mapping(tmp_path):
     for method, seconds in (("generator", 30.0), ("namap", 40.0)):
         (tmp_path / f"{method}-1").mkdir()
-        write_json(tmp_path / f"{method}-1" / "result.json", {"seconds": {"processor": seconds, "wall": 999.0}})
+        took = {"seconds": {"processor": seconds, "wall": 999.0}, "processor": runner.processor()}
+        write_json(tmp_path / f"{method}-1" / "result.json", took)
     rows = runner.rows_of(EXPERIMENTS["street2digits"])
     assert runner.budget(rows["discogan"], tmp_path, 1, None) == 70
     assert runner.budget(rows["vae"], tmp_path, 1, None) == 40
     assert runner.budget(rows["copy"], tmp_path, 1, None) == 0
     result = tmp_path / "namap-1" / "result.json"
-    write_json(result, {**read_json(result), "processor": runner.processor()})
-    assert runner.budget(rows["discogan"], tmp_path, 1, None) == 70
-    write_json(result, {**read_json(result), "processor": "ABACUS in fp64"})
-    with pytest.raises(UsageError, match=r"namap-1: took its time on ABACUS in fp64, not .*; remove it"):
-        runner.budget(rows["discogan"], tmp_path, 1, None)
+    for there, said in (({"processor": "ABACUS in fp64"}, "ABACUS in fp64"), ({}, "an unknown processor")):
+        write_json(result, {"seconds": read_json(result)["seconds"], **there})
+        with pytest.raises(UsageError, match=rf"namap-1: took its time on {said}, not .*; remove it"):
+            runner.budget(rows["discogan"], tmp_path, 1, None)
     assert runner.budget(rows["discogan"], tmp_path, 1, 1.0) == 60
 
 

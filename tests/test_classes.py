@@ -1,5 +1,7 @@
 """Classes by name: what a judge and its queries mean by a label."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -46,7 +48,9 @@ def test_a_class_is_known_by_its_name_and_not_by_its_place(judge, place, tmp_pat
 def test_numbers_stay_what_they_are(judge, tmp_path):
     numbered = folder(tmp_path / "y", "1", "7", count=2)
     assert numbered.classes == [] and numbered.labels.tolist() == [1, 1, 7, 7]
-    assert judge.labels_of(numbered).tolist() == [1, 1, 7, 7]
+    assert replace(judge, names=()).labels_of(numbered).tolist() == [1, 1, 7, 7]
+    with pytest.raises(DataError, match="classes of the classifier have names, of the queries numbers"):
+        judge.labels_of(numbered)
     with pytest.raises(DataError, match="has no labels"):
         judge.labels_of(folder(tmp_path / "y" / "1"))
 

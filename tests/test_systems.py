@@ -20,7 +20,7 @@ from namap.losses import Reconstruction, gram, l1, nothing, sliced_wasserstein
 from namap.mapping import AENAM, NAM, VAENAM, WAENAM, Mapping
 from namap.networks import CodeTable, VGGFeatures
 from namap.networks.warp import warp
-from namap.strong import StrongMapper, find_pairs, train_mapper
+from namap.strong import StrongMapper, train_mapper
 from namap.tensors import random_stream, to_uint8
 
 SMALL = {"images": 640, "batch_size": 32, "encoder_width": 8, "filters": 4, "precision": "fp32"}
@@ -265,11 +265,14 @@ def test_a_strong_mapper_beats_the_small_one_and_loads_as_saved(generator, handw
 
 def test_queries_are_shrunk_once_for_a_strong_mapper_and_a_card(generator, handwriting, monkeypatch):
     mapping = VAENAM(generator, query_scale=0.5, **SMALL).fit(handwriting, quiet=True)
-    some = handwriting.subset(slice(0, 20))
-    wanted = mapping.translate(some)
-    np.testing.assert_array_equal(find_pairs(mapping, mapping.prepare_queries(some).images, True), wanted.x[:, 0])
+    some, solve, seen = handwriting.subset(slice(0, 20)), mapping.solve, []
+    wanted, prepared = mapping.translate(some), mapping.prepare_queries(some).images
+    monkeypatch.setattr(mapping, "solve", lambda queries, *a, **k: seen.append(queries) or solve(queries, *a, **k))
     _, _, ((_, loss),) = draw(mapping, some)
+    np.testing.assert_array_equal(seen.pop(), prepared)
     assert loss == f"{wanted.losses.mean():.4g}"
+    train_mapper(mapping, some, images=64, filters=4, quiet=True)
+    np.testing.assert_array_equal(np.unique(np.concatenate(seen), axis=0), np.unique(prepared, axis=0))
 
 
 @pytest.mark.parametrize("kind", [VAENAM, NAM])

@@ -11,13 +11,14 @@ import pytest
 from benchmarks.memory import KINDS, command_line, family, measure
 from PIL import Image
 
+from namap.console import keep_apart
 from namap.data import ImageDomain, load_domain, open_queries
 from namap.data.batches import never
 from namap.errors import DataError, StorageError, UsageError
 from namap.generators import DCGAN
 from namap.mapping import VAENAM, Mapping
 from namap.pictures import png_writer
-from namap.translating import keep_apart, translate_files
+from namap.translating import translate_files
 
 
 @pytest.fixture(scope="module")
@@ -173,11 +174,13 @@ def test_an_npz_is_of_one_translation(mapping, tmp_path):
 def test_answers_stay_apart_from_the_queries(tmp_path):
     folder = a_folder(tmp_path / "q", 2)
     for outdir, source in ((folder, folder), (folder / "deep", folder), (folder, folder / "0000.png")):
-        with pytest.raises(UsageError, match="lies in the folder of the queries"):
+        with pytest.raises(UsageError, match="lies in the folder of the images"):
             keep_apart(outdir, str(source))
     keep_apart(tmp_path / "out", str(folder))
     keep_apart(tmp_path / "out", str(folder / "0000.png"))
-    keep_apart(tmp_path, f"{tmp_path}/y.npz:x")
+    (tmp_path / "y.npz").touch()
+    for source in ("y.npz", "y.npz:x"):
+        keep_apart(tmp_path, f"{tmp_path}/{source}")
 
 
 def test_a_second_process_is_refused(mapping, tmp_path):

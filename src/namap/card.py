@@ -11,14 +11,14 @@ import jinja2
 import numpy as np
 import torch
 import yaml
-from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional as transforms
 from torchvision.utils import make_grid
 
 from . import checkpoint
-from .data import ImageDomain
+from .analogies import Analogies
+from .data import ImageDomain, load_domain
 from .errors import UsageError, one_line
 from .files import storage_errors
 from .generators import Generator, WarpedGenerator
@@ -56,8 +56,8 @@ class Fitted(Protocol):
         """Tensors and configuration."""
         ...
 
-    def solve(self, queries: UInt8[np.ndarray, "b c h w"]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Analogies of prepared queries, their codes and losses."""
+    def translate(self, data: Any) -> Analogies:
+        """Analogies of queries."""
         ...
 
     def map_forward(self, x: XImages, like: Images | None = None) -> Images:
@@ -169,16 +169,15 @@ def draw(mapping: Fitted, data: Any = None) -> tuple[Image.Image, str, list[tupl
     device = mapping.device
     if data is None:
         return _sheet(list(mapping.sample_x(2 * COLUMNS).split(COLUMNS))), "Samples of the generator", []
-    queries = mapping.prepare_queries(data)
+    queries = load_domain(data, mapping.generator.image_size, mapping.channels)
     chosen = np.random.default_rng(0).permutation(len(queries))[:JUDGED]
-    judged = queries.images[np.sort(chosen)]
-    solved = [mapping.solve(judged[i : i + 256]) for i in range(0, len(judged), 256)]
-    images, codes, losses = (np.concatenate(part) for part in zip(*solved, strict=True))
-    y = from_numpy(judged[:COLUMNS], device)
-    x, z = from_numpy(images[:COLUMNS, 0], device), torch.from_numpy(codes[:COLUMNS, 0]).to(device)
+    judged = queries.subset(np.sort(chosen))
+    found = mapping.translate(judged)
+    y = from_numpy(mapping.prepare_queries(judged).images[:COLUMNS], device)
+    x, z = from_numpy(found.x[:COLUMNS, 0], device), torch.from_numpy(found.codes[:COLUMNS, 0]).to(device)
     rows = [y, x, mapping.map_forward(mapping.generator(z), like=y)]
     caption = "Queries chosen at random, their analogies, and the queries as reconstructed from these"
-    return _sheet(rows), caption, [(f"reconstruction loss of {len(chosen)} queries", f"{losses.mean():.4g}")]
+    return _sheet(rows), caption, [(f"reconstruction loss of {len(chosen)} queries", f"{found.losses.mean():.4g}")]
 
 
 def _sheet(rows: list[Tensor]) -> Image.Image:

@@ -1,12 +1,11 @@
 """The verb `namap match`."""
 
 from dataclasses import asdict
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from .console import read_settings, say
+from .console import keep_apart, read_settings, say
 from .errors import UsageError
 from .options import (
     AsJson,
@@ -62,8 +61,7 @@ def match(
     if dry_run:
         return say({"x": x, "y": y, "outdir": str(outdir), **asdict(recipe)})  # pyright: ignore[reportArgumentType]
     for source in (x, y):
-        if Path(source).is_dir() and outdir.resolve().is_relative_to(Path(source).resolve()):
-            raise UsageError(f"--outdir {outdir}: lies in the folder of the images; choose another")
+        keep_apart(outdir, source)
     options: dict[str, Any] = {"vgg_weights": vgg_weights, "vgg_input": vgg_input, "npz": npz}
     options |= {"device": device, "precision": precision, "quiet": quiet, "overwrite": overwrite}
     metrics = run_matching(x, y, outdir, size=size, **options, **settings)

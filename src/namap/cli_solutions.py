@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from .console import say
+from .console import keep_apart, say
 from .options import (
     AsJson,
     Debug,
@@ -135,7 +135,7 @@ def ground(
     from .grounding import Grounding
     from .mapping import Mapping
     from .strong import StrongMapper
-    from .translating import claim, identity, keep_apart
+    from .translating import claim, identity
 
     keep_apart(outdir, src)
     options = {"vgg_weights": vgg_weights, "vgg_input": vgg_input, "device": device, "precision": precision}

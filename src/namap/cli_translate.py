@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from .console import say
+from .console import keep_apart, say
 from .errors import UsageError
 from .launch import launched
 from .options import AsJson, Debug, Device, GivenSpec, Precision, Quiet, Seed, TrustPickle, VGGInput, VGGWeights
@@ -54,8 +54,6 @@ def translate(
     debug: Debug = False,
 ) -> None:
     """Write the analogies of queries: STEM.png, STEM_k1.png …, analogies.npz or Parquet. What is there is kept."""
-    from .translating import keep_apart, translate_files
-
     keep_apart(outdir, src)
     loading = {"generator": generator, "trust_pickle": trust_pickle, "vgg_weights": vgg_weights}
     loading |= {"vgg_input": vgg_input, "device": device, "precision": precision}
@@ -76,6 +74,7 @@ def translate(
         raise UsageError("--actors, --column and --id-column are of --engine ray")
     from .data import open_queries
     from .mapping import Mapping
+    from .translating import translate_files
 
     mapping = Mapping.from_pretrained(model, **loading)
     queries = open_queries(src, mapping.image_size, mapping.channels)

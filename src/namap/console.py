@@ -43,6 +43,18 @@ def read_settings(config: Path | None, pairs: list[str], **flags: Any) -> dict[s
     return {**settings, **{k: v for k, v in flags.items() if v is not None}}
 
 
+def keep_apart(outdir: str | Path, source: str) -> None:
+    """Refuse to write among the images of a source.
+
+    Raises:
+        UsageError: `outdir` is their folder or lies in it, or is the folder of the one picture.
+    """
+    place, images = Path(outdir).resolve(), Path(source).resolve()
+    picture = images.is_file() and images.suffix.lower() != ".npz"
+    if (images.is_dir() and place.is_relative_to(images)) or (picture and place == images.parent):
+        raise UsageError(f"--outdir {outdir}: lies in the folder of the images; choose another")
+
+
 def parse_seeds(text: str) -> list[int]:
     """`0,1,2` as a list."""
     parts = text.split(",")

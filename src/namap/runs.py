@@ -20,9 +20,8 @@ OURS = (  # a run replaces these
     "checkpoints", "final", "metrics.jsonl", "tensorboard", "samples.png", "kinds.png", "metrics.json",
 )  # fmt: skip
 LEFT_BY_RUNS = (
-    "run.json", "metrics.jsonl", "checkpoints", "final", "samples.png", "skipped.jsonl",
-    "metrics.json", "report.html", "analogies.png", "seed[0-9]*", "matches.csv", "analogies.npz", "tensorboard",
-    "before-the-vote", "kinds", "kinds.png",
+    *OURS, "run.json", "skipped.jsonl", "report.html", "analogies.png", "seed[0-9]*", "matches.csv", "analogies.npz",
+    "before-the-vote", "kinds",
 )  # fmt: skip
 PLACED = {"step", "images", "seconds"}  # of every line of the log
 Row = dict[str, Any]  # a line of the log: numbers, and lists with a number for each dimension of the code

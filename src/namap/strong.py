@@ -14,7 +14,7 @@ from torch import nn
 
 from . import checkpoint
 from .checkpoint import digest
-from .data import ImageDomain
+from .data import ImageDomain, load_domain
 from .errors import StorageError, UsageError
 from .generators import find_model, freeze
 from .losses import Reconstruction, l1
@@ -160,13 +160,14 @@ def train_mapper(
     recipe = make_settings(MapperRecipe, settings, "train-mapper")
     if mapping.recipe.warp:
         raise UsageError("train-mapper: under warp an analogy stands elsewhere than its query; T would learn both")
-    domain = mapping.prepare_queries(data)
+    domain = load_domain(data, mapping.image_size, mapping.channels)
     count = round(recipe.held_out * len(domain))
     if not 1 <= count < len(domain):
         raise UsageError(f"train-mapper: {len(domain)} queries are too few to hold {recipe.held_out:.0%} back")
     order = np.random.default_rng(recipe.seed).permutation(len(domain))
     held, learnt = (domain.subset(np.sort(part)) for part in (order[:count], order[count:]))
-    x_held, x_learnt = (find_pairs(mapping, part.images, quiet) for part in (held, learnt))
+    x_held, x_learnt = (mapping.translate(part, quiet=quiet).x[:, 0] for part in (held, learnt))
+    held, learnt = (mapping.prepare_queries(part) for part in (held, learnt))  # as T is to draw them
     device = pick_device(str(mapping.device))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
@@ -195,12 +196,6 @@ def train_mapper(
             config = {"format": "namap-mapper", "version": 1, "mapper": mapper.config}
             checkpoint.save_directory(home / "final", mapper.state_dict(), config)
     return mapper, errors
-
-
-def find_pairs(mapping: Mapping, queries: UInt8[np.ndarray, "n c h w"], quiet: bool) -> UInt8[np.ndarray, "n k h w"]:
-    """G(z_y), what T is to map to each prepared query."""
-    parts = [mapping.solve(queries[i : i + 256], quiet=quiet)[0][:, 0] for i in range(0, len(queries), 256)]
-    return np.concatenate(parts)
 
 
 @torch.no_grad()

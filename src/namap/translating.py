@@ -133,18 +133,6 @@ def refuse_foreign(folder: Path) -> None:
         raise UsageError(f"{folder}: holds no translation, and its {foreign[0]} might be lost; use another --outdir")
 
 
-def keep_apart(outdir: str | Path, source: str) -> None:
-    """Refuse to write among the queries.
-
-    Raises:
-        UsageError: `outdir` is the folder of the queries, or lies in it.
-    """
-    place, queries = Path(outdir).resolve(), Path(source).resolve()
-    among = place.is_relative_to(queries) if queries.is_dir() else queries.is_file() and place == queries.parent
-    if among:
-        raise UsageError(f"--outdir {outdir}: lies in the folder of the queries; choose another")
-
-
 def refuse_another(folder: str | Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
     """Name the differences of two translations, where there are any."""
     changed = differences(found, wanted)

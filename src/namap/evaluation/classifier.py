@@ -65,14 +65,19 @@ class Classifier:
         return float((self.predict(images) == labels).mean())
 
     def labels_of(self, queries: ImageDomain) -> Int[np.ndarray, " n"]:
-        """The class of each query: by name where both sides have names, whatever number it has among the queries.
+        """The class of each query: by name where classes have names, whatever number it has among the queries.
 
         Raises:
-            DataError: queries without labels, or of a class that is not known here.
+            DataError: queries without labels, of a class that is not known here, or named where these are numbered.
         """
         if queries.labels is None:
             raise DataError(f"{queries.source}: has no labels; evaluation needs them")
-        if not (queries.classes and self.names):
+        if bool(queries.classes) != bool(self.names):
+            named, numbered = ("queries", "classifier") if queries.classes else ("classifier", "queries")
+            raise DataError(
+                f"{queries.source}: classes of the {named} have names, of the {numbered} numbers; rename them"
+            )
+        if not self.names:
             return queries.labels
         missing = [name for name in queries.classes if name not in self.names]
         if missing:
