@@ -114,6 +114,8 @@ def notes(result: Result, rows: dict[str, list[Result]]) -> list[str]:
     if updates:
         each = ", ".join(f"{result['rows'][m]} {count:,.0f}" for m, count in updates.items())
         found.append(f"Steps that the rivals' budget allowed: {each}; they are published with many times more.")
+    if any((c["measures"].get("taken_for_x") or 0) > 0.5 for c in rows.get("copy", []) if c["measures"]):
+        found.append("The classifier of X against Y takes recoloured queries for X, too: its column tells little here.")
     threads = sorted({c["threads"] for c in result["cells"]})
     found.append(f"Threads: {', '.join(map(str, threads))}.")
     processors = sorted({c["processor"] for c in result["cells"] if "processor" in c})  # the first results do not say

@@ -69,6 +69,12 @@ def test_a_section_says_what_a_reader_must_know(result):
     assert "Processor: AVX2 in fp32, AVX512 in bf16." in "\n".join(experiment_section(result, None))
 
 
+def test_a_section_says_when_realism_is_not_told(result):
+    for share, said in ((0.2, False), (0.99, True)):
+        result["cells"][3]["measures"]["taken_for_x"] = share
+        assert ("tells little here" in "\n".join(experiment_section(result, None))) == said
+
+
 def test_a_section_says_how_many_steps_the_rivals_had(result):
     text = "\n".join(experiment_section(result, None))
     assert "CycleGAN 1,500, DiscoGAN 1,500; they are published with many times more" in text
