@@ -158,6 +158,13 @@ def test_a_finished_run_is_left_alone_unless_told(models, namap):
     assert "\n" not in err.strip()
 
 
+@pytest.mark.parametrize("option", [("--actors", 2), ("--column", "image"), ("--id-column", "name")])
+def test_options_of_ray_are_not_taken_and_ignored(models, namap, tmp_path, option):
+    code, _, err = namap("translate", models / "m", "embedded:handwriting/test", "--outdir", tmp_path / "o", *option)
+    assert (code, "are of --engine ray" in err) == (2, True)
+    assert not (tmp_path / "o").exists()
+
+
 def test_overwrite_deletes_runs_only(tmp_path, namap):
     (tmp_path / "thesis.tex").write_text("years of work")
     (tmp_path / "final").mkdir()

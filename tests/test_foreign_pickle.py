@@ -117,6 +117,8 @@ def test_the_verbs_take_a_trusted_pickle(namap, tmp_path):
         ("report", tmp_path / "m", "--data", source, "-o", tmp_path / "r.html"),
         ("ground", tmp_path / "m", tmp_path / "m", source, "--npz", "--outdir", tmp_path / "g"),
         ("explore", tmp_path / "m", source, "--outdir", tmp_path / "e"),
+        ("export", tmp_path / "m", "-o", tmp_path / "m.onnx"),
+        ("push", tmp_path / "m", "you/faces", "--card-only", tmp_path / "card"),
     ):
         code, _, err = namap(*command)
         assert (code, "--trust-pickle" in err, err.count("\n")) == (2, True, 1)
