@@ -302,7 +302,7 @@ def test_kinds_are_drawn_a_row_each_before_a_fit_votes_on_them(namap, tmp_path):
 def test_translate_never_writes_among_its_queries(models, pictures, namap):
     for outdir in (pictures, pictures / "deep" / "er"):
         code, _, err = namap("translate", models / "m", pictures, "--outdir", outdir)
-        assert (code, "folder of the queries" in err) == (2, True)
+        assert (code, "folder of the images" in err) == (2, True)
 
 
 def test_two_queries_never_share_a_file(tmp_path):
