@@ -3,20 +3,14 @@
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks import ablation, cells, figures, runner
-from benchmarks.baselines import RIVALS, CycleGAN, DiscoGAN, DistanceGAN
-from benchmarks.baselines.adversarial import answer, settle
-from benchmarks.baselines.cyclegan import Pool
-from benchmarks.baselines.distancegan import distances
+from benchmarks import ablation, runner
 from benchmarks.experiments import EXPERIMENTS
 from benchmarks.experiments.avatars import UNSEEN, visible_labels
 from benchmarks.experiments.cars import angles, residuals
@@ -24,103 +18,8 @@ from benchmarks.experiments.styles import material
 from benchmarks.scene import half_images
 from PIL import Image
 
-from namap.checkpoint import read_json, write_json
-from namap.data import ImageDomain, load_domain
 from namap.errors import DataError, UsageError
 from namap.recipes import make_recipe
-from namap.runs import hold
-from namap.tensors import from_numpy, random_stream
-from namap.training import Batch, Run, train
-
-
-@pytest.fixture(scope="module")
-def domains():
-    return load_domain("embedded:typeset/train").subset(slice(0, 40)), load_domain("embedded:handwriting/train")
-
-
-@pytest.mark.parametrize("name", RIVALS)
-def test_a_rival_that_was_interrupted_ends_with_the_same_weights(name, domains, tmp_path):
-    x, y = domains[0], domains[1].subset(slice(0, 40))
-    kind = type("Small", (RIVALS[name],), {"batch_size": min(RIVALS[name].batch_size, 8)})
-    run = Run(4 * kind.batch_size, kind.batch_size, 0, quiet=True, checkpoint_seconds=0)
-
-    def weights(outdir, dies_at=None):
-        rival = kind(x, y, 0)
-        if dies_at is not None:
-            rival.after_step = lambda step: die() if step == dies_at else None
-        train(rival, y, run, outdir)
-        return torch.cat([p.flatten() for module in rival.modules.values() for p in module.state_dict().values()])
-
-    with pytest.raises(RuntimeError, match="killed"):
-        weights(tmp_path / "broken", dies_at=3)
-    resumed, straight = weights(tmp_path / "broken"), weights(tmp_path / "straight")
-    assert torch.equal(resumed, straight) and straight.isfinite().all()
-
-
-def die():
-    raise RuntimeError("killed")
-
-
-def test_cyclegan_pool_gives_old_images_back_and_lives_in_checkpoints():
-    pool, rng = Pool(1, 4), torch.Generator().manual_seed(0)
-    for i in range(50):
-        image = torch.full((1, 1, 4, 4), float(i))
-        assert pool.swap(image, rng) is image
-    seen = [float(pool.swap(torch.full((1, 1, 4, 4), 99.0), rng)[0, 0, 0, 0]) for _ in range(40)]
-    assert 5 < sum(value != 99.0 for value in seen) < 35
-    assert {"kept", "count"} <= pool.state_dict().keys()
-
-
-def test_distances_are_of_all_pairs_and_standardised(domains):
-    x, y = domains
-    images = torch.arange(3.0).view(3, 1, 1, 1).expand(3, 1, 2, 2)
-    assert distances(images).tolist() == [1.0, 2.0, 1.0]
-    rival = DistanceGAN(x, y.subset(slice(0, 40)), 0)
-    assert all(0.05 < mean < 1 and 0 < std < mean for mean, std in rival.scales)
-
-
-def test_critics_do_not_learn_from_the_translators_step(domains):
-    x, y = domains[0], domains[1].subset(slice(0, 8))
-    rival = CycleGAN(x, y, 0)
-    before = [p.clone() for p in rival.critic_x.parameters()]
-    updates = rival.updates(first_batch(y))
-    next(updates).loss.mean().backward()
-    assert all(p.grad is None for p in rival.critic_x.parameters())
-    next(updates).loss.mean().backward()
-    assert all(
-        torch.equal(p, q) and p.grad is not None for p, q in zip(rival.critic_x.parameters(), before, strict=True)
-    )
-
-
-def test_a_rival_answers_with_the_statistics_of_queries_alone(domains):
-    """In training its Y -> X also gets translations; what these leave behind would colour every answer."""
-    x, y = domains[0], domains[1].subset(slice(0, 100))
-    rival = DiscoGAN(x, y, 0)
-    images = from_numpy(y.images)
-    with torch.no_grad():
-        expected = rival.to_x(images)
-        for _ in range(5):
-            rival.to_x(torch.zeros_like(images))
-    rival.to_x.eval()
-    settle(rival, y)
-    found = torch.from_numpy(answer(rival, y)[:, 0]).float() / 127.5 - 1
-    assert (found - expected).abs().max() < 0.02
-
-
-@pytest.mark.parametrize("name", ["discogan", "distancegan"])
-def test_rivals_pair_angles_with_the_settings_published_for_it(name):
-    settings = EXPERIMENTS["car2car"].rivals[name]
-    domain = ImageDomain.from_array(np.random.default_rng(0).integers(0, 256, (8, 3, 64, 64), np.uint8))
-    rival = RIVALS[name](domain, domain, 0, **settings)
-    assert rival.rates == (0.9, 0.9)
-    narrow = min(m.out_channels for m in rival.to_x.modules() if isinstance(m, torch.nn.Conv2d) and m.stride == (1, 1))
-    assert narrow == 100
-    assert len(rival.critic_x(from_numpy(domain.images))[1]) == 2, "of four levels"
-    assert answer(rival, domain).shape == (8, 1, 3, 64, 64)
-
-
-def first_batch(y):
-    return Batch(torch.arange(1), from_numpy(y.images[:1]), None, random_stream(0), 0, 0.0)
 
 
 def test_angles_are_compared_after_the_better_of_equal_and_reversed():
@@ -174,159 +73,11 @@ def test_an_experiments_settings_are_settings_of_a_fit(name):
         make_recipe(settings)
 
 
-def test_a_cell_of_another_configuration_is_never_mixed_in(tmp_path):
-    scene = runner.make_scene("handwriting2print", "reference", tmp_path, quick=True)
-    wanted = runner.configuration(scene, "copy", None)
-    cell = tmp_path / "copy-0"
-    assert not runner.finished(cell, wanted)
-    cell.mkdir()
-    write_json(cell / "result.json", {"configuration": {**wanted, "solutions": 9}})
-    with pytest.raises(UsageError, match="another configuration"):
-        runner.finished(cell, wanted)
-
-
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_a_configuration_is_the_same_wherever_the_data_are(name, tmp_path):
     here, there = (runner.make_scene(name, "reference", tmp_path / place) for place in ("here", "there"))
     for method in runner.rows_of(here.experiment):
         assert runner.configuration(here, method, None) == runner.configuration(there, method, None)
-
-
-def test_rows_come_after_what_they_build_on_and_rivals_may_get_more_time():
-    experiment = EXPERIMENTS["street2digits"]
-    assert runner.in_order(experiment, ["cyclegan-5x", "vae"]) == ["generator", "namap", "cyclegan-5x", "vae"]
-    assert runner.in_order(experiment, ["cyclegan", "vae"], own_budget=False) == ["cyclegan", "generator", "vae"]
-    longer = runner.find_row(experiment, "cyclegan-5x")
-    assert runner.budget(longer, Path(), 0, 2.0) == 600 and longer.title.endswith("5× the time")
-    with pytest.raises(UsageError, match="namap-5x: unknown"):
-        runner.find_row(experiment, "namap-5x")
-
-
-def test_rows_that_the_results_have_are_not_measured_again(tmp_path):
-    scene, runs = runner.make_scene("handwriting2print", "reference", None), tmp_path / "runs"
-    home = runner.cells_home(scene, runs)
-    cells = [
-        {"method": m, "seed": 0, "configuration": runner.configuration(scene, m, None), "measures": {"kept": kept}}
-        for m, kept in (("generator", None), ("copy", 0.5), ("nearest", 0.25))
-    ]
-    cells[2]["configuration"]["solutions"] = 99  # another configuration: measured anew, never mixed in
-    write_json(tmp_path / "handwriting2print.json", {"cells": cells})
-    runner.take_recorded(scene, home, tmp_path, None)
-    assert {p.parent.name for p in home.glob("*/result.json")} == {"generator-0", "copy-0"}
-    summary = runner.run_bench("handwriting2print", [0], ["copy"], None, "reference", None, runs, tmp_path)
-    assert [(c["method"], c["measures"]["kept"]) for c in summary["cells"]] == [("generator", None), ("copy", 0.5)]
-    runner.forget_lost_generator(scene, home / "generator-0")
-    assert not (home / "generator-0").exists()
-
-
-def test_a_row_that_is_the_same_for_every_seed_is_measured_once(tmp_path):
-    scene = runner.make_scene("handwriting2print", "reference", None)
-    recorded = {"configuration": runner.configuration(scene, "copy", None), "measures": {"kept": 0.5}}
-    write_json(tmp_path / "handwriting2print.json", {"cells": [{"method": "copy", "seed": 1, **recorded}]})
-    found = runner.run_bench("handwriting2print", [2], ["copy"], None, "reference", None, tmp_path / "runs", tmp_path)
-    assert [(c["method"], c["seed"]) for c in found["cells"]] == [("copy", 0)]
-    assert runner.seeds_of(scene.experiment, ["copy", "nearest"], [1, 2]) == [0]
-    assert runner.seeds_of(EXPERIMENTS["runtime"], ["generator", "runtime"], [0, 1, 2]) == [0]
-    assert runner.seeds_of(scene.experiment, ["generator"], [1, 2]) == [1, 2]
-    assert runner.seeds_of(scene.experiment, ["copy", "namap"], [1, 2]) == [1, 2]
-
-
-def test_what_a_cell_costs_is_noted_as_it_passes_and_adds_up(tmp_path, monkeypatch):
-    monkeypatch.setattr(cells, "NOTED_EVERY", 0.01)
-    with cells.cost(tmp_path):
-        while not (tmp_path / "cost.json").exists():
-            time.sleep(0.01)
-    first = read_json(tmp_path / "cost.json")
-    with cells.cost(tmp_path) as spent:
-        time.sleep(0.05)
-    assert spent["wall"] >= first["wall"] + 0.05
-    assert read_json(tmp_path / "cost.json") == spent
-
-
-def test_a_bench_that_is_stopped_stops_its_cell_in_order(tmp_path):
-    command = [sys.executable, "-m", "namap", "bench", "handwriting2print", "--quick", "--seeds", "0", "--quiet"]
-    cell = tmp_path / "handwriting2print-reference-quick" / "generator-0"
-    with subprocess.Popen([*command, "--method", "generator", "--runs", tmp_path], cwd=cells.ROOT) as bench:
-        while not (cell / "run.json").exists():
-            assert bench.poll() is None
-            time.sleep(0.05)
-        bench.terminate()
-    assert bench.returncode == 143
-    assert read_json(cell / "cost.json")["processor"] > 0
-    with hold(cell):
-        assert not (cell / "result.json").exists(), "it had ended, and not by finishing"
-
-
-def test_experiments_share_the_generator_of_the_same_images(tmp_path):
-    shoes, bags, other = (runner.make_scene(n, "reference", None) for n in ("edges2shoes", "bags2shoes", "edges2bags"))
-    cells = {s.experiment.name: runner.cells_home(s, tmp_path) / "generator-1" for s in (shoes, bags, other)}
-    lender = cells["edges2shoes"]
-    (lender / "final").mkdir(parents=True)
-    (lender / "final" / "weights").write_text("of shoes")
-    write_json(lender / "wanted.json", runner.configuration(shoes, "generator", None))
-
-    def borrowed(scene) -> bool:
-        cell = cells[scene.experiment.name]
-        runner.borrow_generator(runner.configuration(scene, "generator", None), cell)
-        return (cell / "final" / "weights").exists()
-
-    assert not borrowed(bags), "it is still being trained"
-    write_json(lender / "result.json", {})
-    assert borrowed(bags) and not borrowed(other)
-    assert not (cells["bags2shoes"] / "result.json").exists(), "whose judge is another"
-
-
-def test_a_figure_shows_queries_that_every_row_answers(tmp_path):
-    scene = runner.make_scene("handwriting2print", "reference", None)
-    queries = scene.y_test.images[:, None]
-    for method, x in (("generator", queries[:3]), ("copy", queries), ("nearest", queries[:20])):
-        (tmp_path / f"{method}-0").mkdir()
-        np.savez(tmp_path / f"{method}-0" / "answers.npz", x=x)
-    strips = figures.draw(scene, tmp_path, {"generator": "", "copy": "query", "nearest": "query"}, {})
-    assert [*strips] == ["query", "generator", "copy", "nearest"]
-    assert strips["query"].tobytes() == strips["copy"].tobytes() == strips["nearest"].tobytes()
-
-
-def test_a_row_whose_answers_are_gone_keeps_its_strip_of_the_figure(tmp_path):
-    scene = runner.make_scene("handwriting2print", "reference", None)
-    titles = {"copy": "the query itself", "nearest": "nearest neighbour in X"}
-    rng = np.random.default_rng(0)
-    for method in titles:
-        (tmp_path / f"{method}-0").mkdir()
-        x = rng.integers(0, 256, (len(scene.y_test), 1, 1, 32, 32), np.uint8)
-        np.savez(tmp_path / f"{method}-0" / "answers.npz", x=x)
-    whole = figures.draw(scene, tmp_path, titles, {})
-    assert [*whole] == ["query", "copy", "nearest"]
-    figures.stack(whole).save(tmp_path / "figure.png")
-    (tmp_path / "copy-0" / "answers.npz").unlink()
-    np.savez(tmp_path / "nearest-0" / "answers.npz", x=255 - x)  # measured anew
-    before = figures.cut(tmp_path / "figure.png", [(name, strip.height) for name, strip in whole.items()])
-    assert [*figures.draw(scene, tmp_path, titles, before)] == ["query", "nearest"], (
-        "no result of today's configuration"
-    )
-    write_json(tmp_path / "copy-0" / "result.json", {})
-    again = figures.draw(scene, tmp_path, titles, before)
-    assert [*again] == [*whole]
-    assert again["copy"].tobytes() == whole["copy"].tobytes()
-    assert again["nearest"].tobytes() != whole["nearest"].tobytes()
-    assert [*figures.draw(scene, tmp_path, titles, {})] == ["query", "nearest"], "never another row's pictures"
-
-
-def test_a_rival_gets_the_seconds_of_the_generator_and_the_mapping(tmp_path):
-    for method, seconds in (("generator", 30.0), ("namap", 40.0)):
-        (tmp_path / f"{method}-1").mkdir()
-        took = {"seconds": {"processor": seconds, "wall": 999.0}, "processor": runner.processor()}
-        write_json(tmp_path / f"{method}-1" / "result.json", took)
-    rows = runner.rows_of(EXPERIMENTS["street2digits"])
-    assert runner.budget(rows["discogan"], tmp_path, 1, None) == 70
-    assert runner.budget(rows["vae"], tmp_path, 1, None) == 40
-    assert runner.budget(rows["copy"], tmp_path, 1, None) == 0
-    result = tmp_path / "namap-1" / "result.json"
-    for there, said in (({"processor": "ABACUS in fp64"}, "ABACUS in fp64"), ({}, "an unknown processor")):
-        write_json(result, {"seconds": read_json(result)["seconds"], **there})
-        with pytest.raises(UsageError, match=rf"namap-1: took its time on {said}, not .*; remove it"):
-            runner.budget(rows["discogan"], tmp_path, 1, None)
-    assert runner.budget(rows["discogan"], tmp_path, 1, 1.0) == 60
 
 
 def test_settings_of_an_ablation():

@@ -1,0 +1,166 @@
+"""Cells of a bench: what is measured again, what is not, and what a row costs."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks import cells, figures, runner
+from benchmarks.experiments import EXPERIMENTS
+
+from namap.checkpoint import read_json, write_json
+from namap.errors import UsageError
+from namap.runs import hold
+
+
+def test_a_cell_of_another_configuration_is_never_mixed_in(tmp_path):
+    scene = runner.make_scene("handwriting2print", "reference", tmp_path, quick=True)
+    wanted = runner.configuration(scene, "copy", None)
+    cell = tmp_path / "copy-0"
+    assert not runner.finished(cell, wanted)
+    cell.mkdir()
+    write_json(cell / "result.json", {"configuration": {**wanted, "solutions": 9}})
+    with pytest.raises(UsageError, match="another configuration"):
+        runner.finished(cell, wanted)
+
+
+def test_rows_come_after_what_they_build_on_and_rivals_may_get_more_time():
+    experiment = EXPERIMENTS["street2digits"]
+    assert runner.in_order(experiment, ["cyclegan-5x", "vae"]) == ["generator", "namap", "cyclegan-5x", "vae"]
+    assert runner.in_order(experiment, ["cyclegan", "vae"], own_budget=False) == ["cyclegan", "generator", "vae"]
+    longer = runner.find_row(experiment, "cyclegan-5x")
+    assert runner.budget(longer, Path(), 0, 2.0) == 600 and longer.title.endswith("5× the time")
+    with pytest.raises(UsageError, match="namap-5x: unknown"):
+        runner.find_row(experiment, "namap-5x")
+
+
+def test_rows_that_the_results_have_are_not_measured_again(tmp_path):
+    scene, runs = runner.make_scene("handwriting2print", "reference", None), tmp_path / "runs"
+    home = runner.cells_home(scene, runs)
+    cells = [
+        {"method": m, "seed": 0, "configuration": runner.configuration(scene, m, None), "measures": {"kept": kept}}
+        for m, kept in (("generator", None), ("copy", 0.5), ("nearest", 0.25))
+    ]
+    cells[2]["configuration"]["solutions"] = 99  # another configuration: measured anew, never mixed in
+    write_json(tmp_path / "handwriting2print.json", {"cells": cells})
+    runner.take_recorded(scene, home, tmp_path, None)
+    assert {p.parent.name for p in home.glob("*/result.json")} == {"generator-0", "copy-0"}
+    summary = runner.run_bench("handwriting2print", [0], ["copy"], None, "reference", None, runs, tmp_path)
+    assert [(c["method"], c["measures"]["kept"]) for c in summary["cells"]] == [("generator", None), ("copy", 0.5)]
+    runner.forget_lost_generator(scene, home / "generator-0")
+    assert not (home / "generator-0").exists()
+
+
+def test_a_row_that_is_the_same_for_every_seed_is_measured_once(tmp_path):
+    scene = runner.make_scene("handwriting2print", "reference", None)
+    recorded = {"configuration": runner.configuration(scene, "copy", None), "measures": {"kept": 0.5}}
+    write_json(tmp_path / "handwriting2print.json", {"cells": [{"method": "copy", "seed": 1, **recorded}]})
+    found = runner.run_bench("handwriting2print", [2], ["copy"], None, "reference", None, tmp_path / "runs", tmp_path)
+    assert [(c["method"], c["seed"]) for c in found["cells"]] == [("copy", 0)]
+    assert runner.seeds_of(scene.experiment, ["copy", "nearest"], [1, 2]) == [0]
+    assert runner.seeds_of(EXPERIMENTS["runtime"], ["generator", "runtime"], [0, 1, 2]) == [0]
+    assert runner.seeds_of(scene.experiment, ["generator"], [1, 2]) == [1, 2]
+    assert runner.seeds_of(scene.experiment, ["copy", "namap"], [1, 2]) == [1, 2]
+
+
+def test_what_a_cell_costs_is_noted_as_it_passes_and_adds_up(tmp_path, monkeypatch):
+    monkeypatch.setattr(cells, "NOTED_EVERY", 0.01)
+    with cells.cost(tmp_path):
+        while not (tmp_path / "cost.json").exists():
+            time.sleep(0.01)
+    first = read_json(tmp_path / "cost.json")
+    with cells.cost(tmp_path) as spent:
+        time.sleep(0.05)
+    assert spent["wall"] >= first["wall"] + 0.05
+    assert read_json(tmp_path / "cost.json") == spent
+
+
+def test_a_bench_that_is_stopped_stops_its_cell_in_order(tmp_path):
+    command = [sys.executable, "-m", "namap", "bench", "handwriting2print", "--quick", "--seeds", "0", "--quiet"]
+    cell = tmp_path / "handwriting2print-reference-quick" / "generator-0"
+    with subprocess.Popen([*command, "--method", "generator", "--runs", tmp_path], cwd=cells.ROOT) as bench:
+        while not (cell / "run.json").exists():
+            assert bench.poll() is None
+            time.sleep(0.05)
+        bench.terminate()
+    assert bench.returncode == 143
+    assert read_json(cell / "cost.json")["processor"] > 0
+    with hold(cell):
+        assert not (cell / "result.json").exists(), "it had ended, and not by finishing"
+
+
+def test_experiments_share_the_generator_of_the_same_images(tmp_path):
+    shoes, bags, other = (runner.make_scene(n, "reference", None) for n in ("edges2shoes", "bags2shoes", "edges2bags"))
+    cells = {s.experiment.name: runner.cells_home(s, tmp_path) / "generator-1" for s in (shoes, bags, other)}
+    lender = cells["edges2shoes"]
+    (lender / "final").mkdir(parents=True)
+    (lender / "final" / "weights").write_text("of shoes")
+    write_json(lender / "wanted.json", runner.configuration(shoes, "generator", None))
+
+    def borrowed(scene) -> bool:
+        cell = cells[scene.experiment.name]
+        runner.borrow_generator(runner.configuration(scene, "generator", None), cell)
+        return (cell / "final" / "weights").exists()
+
+    assert not borrowed(bags), "it is still being trained"
+    write_json(lender / "result.json", {})
+    assert borrowed(bags) and not borrowed(other)
+    assert not (cells["bags2shoes"] / "result.json").exists(), "whose judge is another"
+
+
+def test_a_figure_shows_queries_that_every_row_answers(tmp_path):
+    scene = runner.make_scene("handwriting2print", "reference", None)
+    queries = scene.y_test.images[:, None]
+    for method, x in (("generator", queries[:3]), ("copy", queries), ("nearest", queries[:20])):
+        (tmp_path / f"{method}-0").mkdir()
+        np.savez(tmp_path / f"{method}-0" / "answers.npz", x=x)
+    strips = figures.draw(scene, tmp_path, {"generator": "", "copy": "query", "nearest": "query"}, {})
+    assert [*strips] == ["query", "generator", "copy", "nearest"]
+    assert strips["query"].tobytes() == strips["copy"].tobytes() == strips["nearest"].tobytes()
+
+
+def test_a_row_whose_answers_are_gone_keeps_its_strip_of_the_figure(tmp_path):
+    scene = runner.make_scene("handwriting2print", "reference", None)
+    titles = {"copy": "the query itself", "nearest": "nearest neighbour in X"}
+    rng = np.random.default_rng(0)
+    for method in titles:
+        (tmp_path / f"{method}-0").mkdir()
+        x = rng.integers(0, 256, (len(scene.y_test), 1, 1, 32, 32), np.uint8)
+        np.savez(tmp_path / f"{method}-0" / "answers.npz", x=x)
+    whole = figures.draw(scene, tmp_path, titles, {})
+    assert [*whole] == ["query", "copy", "nearest"]
+    figures.stack(whole).save(tmp_path / "figure.png")
+    (tmp_path / "copy-0" / "answers.npz").unlink()
+    np.savez(tmp_path / "nearest-0" / "answers.npz", x=255 - x)  # measured anew
+    before = figures.cut(tmp_path / "figure.png", [(name, strip.height) for name, strip in whole.items()])
+    assert [*figures.draw(scene, tmp_path, titles, before)] == ["query", "nearest"], (
+        "no result of today's configuration"
+    )
+    write_json(tmp_path / "copy-0" / "result.json", {})
+    again = figures.draw(scene, tmp_path, titles, before)
+    assert [*again] == [*whole]
+    assert again["copy"].tobytes() == whole["copy"].tobytes()
+    assert again["nearest"].tobytes() != whole["nearest"].tobytes()
+    assert [*figures.draw(scene, tmp_path, titles, {})] == ["query", "nearest"], "never another row's pictures"
+
+
+def test_a_rival_gets_the_seconds_of_the_generator_and_the_mapping(tmp_path):
+    for method, seconds in (("generator", 30.0), ("namap", 40.0)):
+        (tmp_path / f"{method}-1").mkdir()
+        took = {"seconds": {"processor": seconds, "wall": 999.0}, "processor": runner.processor()}
+        write_json(tmp_path / f"{method}-1" / "result.json", took)
+    rows = runner.rows_of(EXPERIMENTS["street2digits"])
+    assert runner.budget(rows["discogan"], tmp_path, 1, None) == 70
+    assert runner.budget(rows["vae"], tmp_path, 1, None) == 40
+    assert runner.budget(rows["copy"], tmp_path, 1, None) == 0
+    result = tmp_path / "namap-1" / "result.json"
+    for there, said in (({"processor": "ABACUS in fp64"}, "ABACUS in fp64"), ({}, "an unknown processor")):
+        write_json(result, {"seconds": read_json(result)["seconds"], **there})
+        with pytest.raises(UsageError, match=rf"namap-1: took its time on {said}, not .*; remove it"):
+            runner.budget(rows["discogan"], tmp_path, 1, None)
+    assert runner.budget(rows["discogan"], tmp_path, 1, 1.0) == 60
