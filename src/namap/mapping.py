@@ -20,13 +20,13 @@ from .data import ImageDomain, load_domain
 from .data.coverage import shrink
 from .data.feeding import ImageStream
 from .errors import UsageError
-from .generators import Generator, WarpedGenerator, freeze, recall_generator, sample
+from .generators import Generator, WarpedGenerator, freeze, sample
 from .hub import local_model, push
 from .losses import Reconstruction
 from .networks.vgg import Convention
 from .recipes import Method, Recipe, complete_recipe
 from .runs import load_result, occupied
-from .saving import count_codes, mapping_state, read_mapping
+from .saving import mapping_state, read_mapping
 from .solving import optimise_codes
 from .tensors import (
     Images,
@@ -205,8 +205,7 @@ class Mapping:
             data: queries: whatever `load_domain` reads.
             solutions: k answers for each query; with `vae`, the first is of the mean and the others are samples.
             refine: iterations of Eq. 6 that follow the first codes; None: 0 with an encoder (one pass), 200 for NAM.
-            seed: of the samples and starts: a number, or a torch.Generator, of which one number is drawn, so that the
-                next call gives others (diffusers' argument `generator`, which here means G).
+            seed: of samples and starts: a number, or a torch.Generator, which gives one (diffusers' `generator`).
             batch_size: queries at a time; changes nothing but memory and speed.
             temperature: factor on the noise of the samples and starts: more is more varied, and more often not y.
             quiet: no progress bar.
@@ -276,8 +275,8 @@ class Mapping:
 
         Args:
             x: `[b c h w]` in [-1, 1], e.g. analogies.
-            like: images whose appearance (an affine map of T's output, fitted per image) the result takes; only under
-                the appearance-invariant loss, whose T has one channel and no colours of its own. None: x itself.
+            like: images whose colours the result takes, by an affine map of T's output fitted to each; only under the
+                appearance-invariant loss, whose T has no colours of its own. None: x itself.
         """
         like = None if like is None else like.to(self.device)
         with autocast(self.device, self.precision):
@@ -349,8 +348,8 @@ class Mapping:
 
         Args:
             path: its directory, or the output directory of `namap fit`, or `owner/name` on the hub.
-            generator: the one of the fit, or where it is: what `load_generator` takes. Needed where the mapping was
-                fitted to a wrapped module, a hub repository, a pickle, or files that have moved.
+            generator: the one of the fit, or what `load_generator` takes; needed where that was a wrapped module, a
+                hub repository, a pickle, or files that have moved.
             trust_pickle: load that generator even where it is a pickle, which runs whatever code it holds.
             revision: on the hub: a branch, tag or commit.
             token: on the hub: of a private repository; None: the one of `hf auth login`.
@@ -360,17 +359,16 @@ class Mapping:
             UsageError: nothing there, another method than this class, or the generator is missing or another.
             StorageError: damaged files, or files of the generator that have changed since the fit.
         """
-        source, tensors, config, recipe = read_mapping(local_model(path, revision, token))
-        kind = METHODS[recipe.method]
+        saved = read_mapping(local_model(path, revision, token))
+        kind = METHODS[saved.recipe.method]
         if not issubclass(kind, cls):
-            raise UsageError(f"{source}: holds a {kind.__name__}, not a {cls.__name__}; load it with {kind.__name__}")
-        weights = checkpoint.without_prefix("generator", tensors)
-        generator = recall_generator(config["generator"], weights, source, generator, trust_pickle)
-        mapping = kind(generator, **options, **asdict(recipe))
+            holds = f"holds a {kind.__name__}, not a {cls.__name__}"
+            raise UsageError(f"{saved.source}: {holds}; load it with {kind.__name__}")
+        mapping = kind(saved.generator(generator, trust_pickle), **options, **asdict(saved.recipe))
         with torch.device("meta"):
-            mapping.build(config["channels"], count_codes(tensors))
-        mapping.fitted_features, mapping.data = config.get("features"), config.get("data")
-        mapping.restore(tensors, source)
+            mapping.build(saved.config["channels"], saved.count)
+        mapping.fitted_features, mapping.data = saved.config.get("features"), saved.config.get("data")
+        mapping.restore(saved.tensors, saved.source)
         return mapping
 
     def restore(self, tensors: dict[str, torch.Tensor], source: Path) -> None:

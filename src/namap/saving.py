@@ -1,7 +1,7 @@
 """What a mapping consists of on disk: tensors and a configuration, for a directory or for the hub."""
 
 import re
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from . import checkpoint
 from .codes import CodeSource
 from .errors import UsageError
-from .generators import Generator, find_model, remember_generator
+from .generators import Generator, find_model, recall_generator, remember_generator
 from .recipes import Recipe, saved_recipe
 
 MODEL_FILES = (checkpoint.CONFIG, checkpoint.TENSORS, checkpoint.MANIFEST)
@@ -42,8 +42,29 @@ def mapping_state(
     return tensors, config
 
 
-def read_mapping(path: str | Path) -> tuple[Path, dict[str, Tensor], dict[str, Any], Recipe]:
-    """The directory, tensors, configuration and recipe of a saved mapping, all checked.
+@dataclass(frozen=True)
+class SavedMapping:
+    """A mapping on disk, its files checked: where it lies, and what it consists of."""
+
+    source: Path
+    tensors: dict[str, Tensor]
+    config: dict[str, Any]
+    recipe: Recipe
+
+    def generator(self, given: Generator | str | Path | None, trust_pickle: bool) -> Generator:
+        """G of the fit: made anew, loaded from where it lies, or `given`."""
+        weights = checkpoint.without_prefix("generator", self.tensors)
+        return recall_generator(self.config["generator"], weights, self.source, given, trust_pickle)
+
+    @property
+    def count(self) -> int:
+        """Rows of the table of codes; 0 for an encoder."""
+        table = self.tensors.get("codes.table.weight")
+        return 0 if table is None or table.ndim != 2 else table.shape[0]
+
+
+def read_mapping(path: str | Path) -> SavedMapping:
+    """What a saved mapping consists of, all checked.
 
     Raises:
         UsageError: nothing there, or something else.
@@ -53,13 +74,7 @@ def read_mapping(path: str | Path) -> tuple[Path, dict[str, Tensor], dict[str, A
     tensors, config = checkpoint.load_directory(source)
     if config.get("format") != "namap-mapping":
         raise UsageError(f"{source}: holds a {config.get('format', 'foreign model')}, not a mapping")
-    return source, tensors, config, saved_recipe(config, source)
-
-
-def count_codes(tensors: dict[str, Tensor]) -> int:
-    """Rows of a saved table of codes; 0 for an encoder."""
-    table = tensors.get("codes.table.weight")
-    return 0 if table is None or table.ndim != 2 else table.shape[0]
+    return SavedMapping(source, tensors, config, saved_recipe(config, source))
 
 
 def without_places(config: dict[str, Any]) -> dict[str, Any]:
