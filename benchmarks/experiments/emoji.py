@@ -120,7 +120,8 @@ DESCRIPTORS = {"pixels": by_pixels, "vgg": by_vgg}
 
 EMOJI = Experiment(
     name="emoji",
-    what="which Noto emoji is which Twemoji: 1160 shuffled pictures a side (and 128, on their own)",
+    what="which emoji of Google Noto (Apache-2.0) is which Twemoji (CC-BY 4.0, Twitter and contributors): 1160 "
+    "shuffled pictures a side, and 128 on their own",
     sources={
         "reference": Sources(
             *(f"{{root}}/emoji_pairs.npz:{d}_{s}" for d in ("google", "twitter") for s in ("train", "test"))
