@@ -23,6 +23,7 @@ from ..judging import EACH, Realism
 from ..scene import ANGLES, QUICK_IMAGES, Experiment, Judge, Scene, Sources
 
 HALF_TURN = 90.0  # degrees that the regressor's unit stands for
+GENERATOR_WIDTH = 32
 
 
 class AngleTask(ClassifierTask):
@@ -143,7 +144,7 @@ def car_experiment(name: str, x: str, y: str) -> Experiment:
             "papers": sources("{{root}}/cars/{side}/{split}"),
         },
         # Three thousand images are too few for a GAN of this size: a VAE draws them softly, but every angle of them.
-        generator=vae.Recipe(latent_dim=64, images=120_000, width=32, beta=1e-4),
+        generator=vae.Recipe(latent_dim=64, images=120_000, width=GENERATOR_WIDTH, beta=1e-4),
         ours={"images": 32_000, "batch_size": 32, "filters": 8},
         papers={"skip": True, "beta": 1e-3},
         rivals={"discogan": ANGLE_PAIRING, "distancegan": ANGLE_PAIRING},

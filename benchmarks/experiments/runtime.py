@@ -21,10 +21,9 @@ from namap.tensors import autocast, from_numpy, random_stream, to_uint8
 
 from ..methods import GENERATOR, NAM_STEPS, own_generator
 from ..scene import QUICK_IMAGES, Answer, Experiment, Row, Scene
-from .cars import CAR2CAR
+from .cars import CAR2CAR, GENERATOR_WIDTH
 
 COUNT, REPEATS, MAPPING_IMAGES = 100, 20, 16_000
-ENCODER_WIDTH = 32  # the generator's
 REFINE_STEPS = (1, 2, 3, 5, 7, 10, 15, 20, 30)
 T = TypeVar("T")
 
@@ -62,7 +61,7 @@ class Stopwatch:
 
 def settings(scene: Scene) -> dict[str, Any]:
     images = QUICK_IMAGES if scene.quick else MAPPING_IMAGES
-    return {**CAR2CAR.ours, "loss": "perceptual", "encoder_width": ENCODER_WIDTH, "images": images}
+    return {**CAR2CAR.ours, "loss": "perceptual", "encoder_width": GENERATOR_WIDTH, "images": images}
 
 
 def run(scene: Scene, seed: int, seconds: float, home: Path) -> Answer:

@@ -205,7 +205,8 @@ class Mapping:
             data: queries: whatever `load_domain` reads.
             solutions: k answers for each query; with `vae`, the first is of the mean and the others are samples.
             refine: iterations of Eq. 6 that follow the first codes; None: 0 with an encoder (one pass), 200 for NAM.
-            seed: of samples and starts: a number, or a torch.Generator, which gives one (diffusers' `generator`).
+            seed: of the samples and starts: a number, or a torch.Generator, of which one number is drawn, so that the
+                next call gives others (diffusers' argument `generator`, which here means G).
             batch_size: queries at a time; changes nothing but memory and speed.
             temperature: factor on the noise of the samples and starts: more is more varied, and more often not y.
             quiet: no progress bar.
