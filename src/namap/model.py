@@ -1,0 +1,162 @@
+"""What a mapping computes with: a frozen generator G, a mapper T and a source of codes, on one device."""
+
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from torch import nn
+
+from . import checkpoint, fitting
+from .codes import CodeSource
+from .errors import UsageError
+from .generators import WarpedGenerator, freeze, sample
+from .losses import Reconstruction
+from .networks.vgg import Convention
+from .recipes import Method, Recipe, complete_recipe
+from .solving import optimise_codes
+from .tensors import Images, XImages, autocast, from_numpy, pick_device, pick_precision, place, random_stream, to_uint8
+
+M = TypeVar("M", bound="Model")
+
+
+class Model:
+    """G, T and the source of codes of a method, the loss of its recipe, and what is computed with them.
+
+    `Mapping`, which says what the arguments are, adds what is done with a model: fit, translate, save and load.
+    """
+
+    method: ClassVar[Method]
+
+    def __init__(
+        self,
+        generator: nn.Module,
+        *,
+        loss: str = "appearance",
+        features: nn.Module | None = None,
+        vgg_weights: str | Path | None = None,
+        vgg_input: Convention = "torchvision",
+        device: str = "auto",
+        precision: str = "auto",
+        **settings: Any,
+    ):
+        self.device = pick_device(device)
+        self.wanted, self.precision = precision, pick_precision(precision, self.device)
+        generator = fitting.take_generator(generator, self.device)
+        self.recipe: Recipe = complete_recipe(self.method, loss, generator.image_size, settings)
+        if self.recipe.warp:
+            generator = WarpedGenerator(generator, self.recipe.query_size or generator.image_size)
+        self.generator = place(freeze(generator), self.device)
+        self.features = None if features is None else freeze(features)
+        self.fitted_features: str | None = None  # digest of the feature network of the fit
+        self.vgg = (None if vgg_weights is None else Path(vgg_weights), vgg_input)
+        self.channels = 0  # of Y; known after a fit
+        self.mapper: nn.Module = nn.Identity()
+        self.codes: CodeSource | None = None
+
+    def build(self, channels: int, count: int) -> None:
+        """Make T and the source of codes, untrained, for `count` queries of `channels` channels."""
+        self.channels = channels
+        self.mapper, self.codes = fitting.make_networks(self.recipe, self.generator, channels, count)
+
+    def to(self: M, device: str | torch.device) -> M:
+        """Move everything to `auto`, `cpu` or `cuda[:n]`; a precision of `auto` is chosen anew."""
+        self.device = pick_device(str(device))
+        self.precision = pick_precision(self.wanted, self.device)
+        self.generator = place(fitting.take_generator(self.generator, self.device), self.device)
+        if self.features is not None:
+            self.features = place(self.features, self.device)
+        if self.codes is not None:
+            self.place()
+        return self
+
+    def place(self) -> None:
+        """Move T and the source of codes to the device, channels last."""
+        place(self.mapper, self.device)
+        place(self.fitted_codes, self.device)
+
+    def make_reconstruction(self) -> Reconstruction:
+        """The loss of the recipe, with its feature network where it has one."""
+        reconstruction = fitting.place_reconstruction(self.recipe, self.features, self.vgg, self.device)
+        self.features = reconstruction.features or self.features
+        if self.fitted_features not in (None, fitting.features_digest(reconstruction)):
+            raise UsageError("this mapping was fitted with other perceptual features; give the same --vgg-weights")
+        self.fitted_features = None  # checked once
+        return reconstruction
+
+    def eval(self) -> None:
+        """Inference mode: T and the codes are fixed, and an answer never depends on its batch-mates."""
+        freeze(self.mapper)
+        freeze(self.fitted_codes)
+
+    def restore(self, tensors: dict[str, torch.Tensor], source: Path) -> None:
+        """Load T and the codes of a saved mapping into this one, which has been built."""
+        checkpoint.load_weights(self.mapper, checkpoint.without_prefix("mapper", tensors), source)
+        checkpoint.load_weights(self.fitted_codes, checkpoint.without_prefix("codes", tensors), source)
+        self.place()
+        self.eval()
+
+    def solve(
+        self,
+        queries: UInt8[np.ndarray, "b c h w"],
+        solutions: int = 1,
+        refine: int | None = None,
+        seed: int = 0,
+        temperature: float = 1.0,
+        quiet: bool = True,
+        tolerance: float = 1e-3,
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Analogies of one batch of prepared queries: uint8 `[b k c h w]`, codes `[b k d]`, losses `[b k]`."""
+        y, recipe, source = from_numpy(queries, self.device), self.recipe, self.fitted_codes
+        steps, weight = source.refine if refine is None else refine, recipe.beta * source.norm_weight
+        with autocast(self.device, self.precision):
+            with torch.no_grad():
+                rng = random_stream(seed, device=self.device)
+                starts = source.starts(y, solutions, rng, temperature)
+                spread = source.spread(y) if steps else None
+            given = (self.generator, self.mapper, self.make_reconstruction(), y, starts)
+            z, losses, x = optimise_codes(*given, steps, recipe.code_rate, weight, spread, quiet, tolerance)
+            if recipe.warp:
+                x = self.generator.picture(z.flatten(0, 1)).unflatten(0, z.shape[:2])
+        return to_uint8(x).cpu().numpy(), z.cpu().numpy(), losses.cpu().numpy()
+
+    @torch.no_grad()
+    def map_forward(self, x: XImages, like: Images | None = None) -> Images:
+        """T: map X images to Y images `[b c h w]` in [-1, 1], as NAM Eq. 3 learns it; weak: see `train_mapper`.
+
+        Args:
+            x: `[b c h w]` in [-1, 1], e.g. analogies.
+            like: images whose colours the result takes, by an affine map of T's output fitted to each; only under the
+                appearance-invariant loss, whose T has no colours of its own. None: x itself.
+        """
+        like = None if like is None else like.to(self.device)
+        with autocast(self.device, self.precision):
+            return fitting.map_x(self.mapper, x.to(self.device), self.channels, self.recipe, like)
+
+    @torch.no_grad()
+    def sample_x(self, count: int) -> Images:
+        """G(z) of `count` codes from N(0, I), `[count c h w]` in [-1, 1], the same at every call."""
+        with autocast(self.device, self.precision):
+            return sample(self.generator, count, random_stream(0, device=self.device))
+
+    @property
+    def image_size(self) -> int:
+        """Side of the images of both domains, in pixels."""
+        return self.generator.image_size
+
+    @property
+    def latent_dim(self) -> int:
+        """d, numbers in a code."""
+        return self.generator.latent_dim
+
+    @property
+    def fitted_codes(self) -> CodeSource:
+        """The source of codes.
+
+        Raises:
+            UsageError: not fitted yet.
+        """
+        if self.codes is None:
+            raise UsageError("this mapping is not fitted; call fit() or from_pretrained()")
+        return self.codes
