@@ -24,7 +24,8 @@ from scipy.stats import spearmanr
 
 from namap.checkpoint import read_json, write_json
 from namap.console import end, keep_freed_memory
-from namap.errors import NamapError, UsageError
+from namap.errors import NamapError, UsageError, warn
+from namap.runs import differences
 from namap.settings import make_settings
 
 from .cells import circumstances, cost, finished, peak_memory_gb, processor, run_cell_apart
@@ -89,7 +90,7 @@ def run_bench(
         wanted += [f"{method}-{rival_budget:g}x" for method in wanted if method in RIVALS]
     home = cells_home(scene, runs)
     if not quick:
-        take_recorded(scene, home, results, budget_min)
+        take_recorded(scene, home, results, wanted, budget_min)
     for seed in seeds_of(scene.experiment, wanted, seeds):
         own = {m: own_seed(scene.experiment, m, seed) for m in rows_of(scene.experiment).keys() | set(wanted)}
         missing = [m for m in wanted if not finished(home / f"{m}-{own[m]}", configuration(scene, m, budget_min))]
@@ -101,15 +102,24 @@ def run_bench(
     return collect(scene, home, home if quick else results)
 
 
-def take_recorded(scene: Scene, home: Path, results: Path, budget_min: float | None) -> None:
-    """Make cells of what the results have, where its configuration is today's; they have no weights."""
+def take_recorded(scene: Scene, home: Path, results: Path, wanted: list[str], budget_min: float | None) -> None:
+    """Make cells of what the results have, where its configuration is today's; they have no weights.
+
+    The budget that is asked for is that of the wanted rows: others keep the one that they were measured with.
+    """
     path = results / f"{results_name(scene)}.json"
     for cell in read_json(path).get("cells", []) if path.exists() else []:
-        method, seed = cell["method"], own_seed(scene.experiment, cell["method"], cell["seed"])
+        method, there = cell["method"], cell["configuration"]
+        seed = own_seed(scene.experiment, method, cell["seed"])
         place = home / f"{method}-{seed}"
-        if cell["configuration"] == configuration(scene, method, budget_min) and not place.exists():
-            place.mkdir(parents=True)
-            write_json(place / "result.json", {**cell, "seed": seed})
+        if place.exists():
+            continue
+        budget_of_row = budget_min if method in wanted else there["budget_min"]
+        if changed := differences(there, configuration(scene, method, budget_of_row)):
+            warn(f"{path.name}: leaves out {place.name}, of another configuration: {'; '.join(changed)}")
+            continue
+        place.mkdir(parents=True)
+        write_json(place / "result.json", {**cell, "seed": seed})
 
 
 def seeds_of(experiment: Experiment, methods: list[str], seeds: list[int]) -> list[int]:

@@ -39,7 +39,7 @@ def test_rows_come_after_what_they_build_on_and_rivals_may_get_more_time():
         runner.find_row(experiment, "namap-5x")
 
 
-def test_rows_that_the_results_have_are_not_measured_again(tmp_path):
+def test_rows_that_the_results_have_are_not_measured_again(tmp_path, capsys):
     scene, runs = runner.make_scene("handwriting2print", "reference", None), tmp_path / "runs"
     home = runner.cells_home(scene, runs)
     cells = [
@@ -48,12 +48,24 @@ def test_rows_that_the_results_have_are_not_measured_again(tmp_path):
     ]
     cells[2]["configuration"]["solutions"] = 99  # another configuration: measured anew, never mixed in
     write_json(tmp_path / "handwriting2print.json", {"cells": cells})
-    runner.take_recorded(scene, home, tmp_path, None)
+    runner.take_recorded(scene, home, tmp_path, ["copy"], None)
     assert {p.parent.name for p in home.glob("*/result.json")} == {"generator-0", "copy-0"}
+    assert "leaves out nearest-0, of another configuration: solutions (99, now" in capsys.readouterr().err
     summary = runner.run_bench("handwriting2print", [0], ["copy"], None, "reference", None, runs, tmp_path)
     assert [(c["method"], c["measures"]["kept"]) for c in summary["cells"]] == [("generator", None), ("copy", 0.5)]
     runner.forget_lost_generator(scene, home / "generator-0")
     assert not (home / "generator-0").exists()
+
+
+def test_the_budget_of_a_wanted_row_leaves_the_others_theirs(tmp_path):
+    scene = runner.make_scene("handwriting2print", "reference", None)
+    recorded = [
+        {"method": method, "seed": 0, "configuration": runner.configuration(scene, method, minutes)}
+        for method, minutes in (("cyclegan", None), ("discogan", 5.0), ("distancegan", 5.0))
+    ]
+    write_json(tmp_path / "handwriting2print.json", {"cells": recorded})
+    runner.take_recorded(scene, tmp_path / "cells", tmp_path, ["discogan"], 7.0)
+    assert {p.parent.name for p in tmp_path.glob("cells/*/result.json")} == {"cyclegan-0", "distancegan-0"}
 
 
 def test_a_row_that_is_the_same_for_every_seed_is_measured_once(tmp_path):
