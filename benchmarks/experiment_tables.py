@@ -1,6 +1,7 @@
 """Tables of `namap bench` from its JSON alone: a section for each experiment, README's summary, and the ablations."""
 
 import json
+from collections.abc import Iterator
 from statistics import fmean, pstdev
 from typing import Any
 
@@ -87,54 +88,59 @@ def experiment_table(result: Result) -> str:
 
 def notes(result: Result, rows: dict[str, list[Result]]) -> list[str]:
     """Sentences below a table."""
-    found = (
-        ["Minutes are of processor time; those of rows that use G come on top of its own."] if "bound" in rows else []
-    )
-    everything = [c["measures"] for c in result["cells"] if c["measures"]]
-    own = [m["judge_on_x"] for m in everything if m.get("judge_on_x") is not None]
-    unit = "" if "angle" not in dict(result["headline"]) else "°, its median error"
-    if own:
-        found.append(
-            f"The judge on held-out real X: {own[0]:.1f}{unit}."
-            if unit
-            else f"The judge on held-out real X: {own[0]:.1%}."
-        )
-    sure = [m["confidence_on_samples"] for m in everything if m.get("confidence_on_samples") is not None]
-    if sure:
-        found.append(f"Its mean confidence on samples of G: {fmean(sure):.1%}.")
-    for cell in rows.get("runtime", []):
-        found.append(runtime_note(cell["measures"]))
-    tells = [c["evidence"]["loss_tells"] for c in rows.get("namap", []) if "loss_tells" in c["evidence"]]
-    if tells:
-        found.append(
-            "The evidence without labels is the loss of an answer; its rank correlation with how good namap's answer "
-            f"is, over queries: {spread(tells)} (1 would tell all, 0 nothing)."
-        )
+    shown = [cell for cell in result["cells"] if cell["measures"]]
+    found = [*judge_notes(shown, "°, its median error" if "angle" in dict(result["headline"]) else "")]
+    found += [runtime_note(cell["measures"]) for cell in rows.get("runtime", [])]
+    found += [*namap_notes(rows.get("namap", []))]
     updates = {m: fmean(c["settings"]["updates"] for c in cells) for m, cells in rows.items() if m in RIVALS}
     if updates:
         each = ", ".join(f"{result['rows'][m]} {count:,.0f}" for m, count in updates.items())
         found.append(f"Steps that the rivals' budget allowed: {each}; they are published with many times more.")
     if any((c["measures"].get("taken_for_x") or 0) > 0.5 for c in rows.get("copy", []) if c["measures"]):
         found.append("The classifier of X against Y takes recoloured queries for X, too: its column tells little here.")
-    threads = sorted({c["threads"] for c in result["cells"]})
-    found.append(f"Threads: {', '.join(map(str, threads))}.")
-    processors = sorted({c["processor"] for c in result["cells"] if "processor" in c})  # the first results do not say
-    if processors:
-        found.append(f"Processor: {', '.join(processors)}.")
-    seen = {c["commit"] for c in result["cells"]}
+    return [" ".join([*found, *circumstance_notes(shown)])]
+
+
+def judge_notes(cells: list[Result], unit: str) -> Iterator[str]:
+    """How far the judge can be trusted; `unit` of an error, nothing where it is a share of what it gets right."""
+    own = [m["judge_on_x"] for m in (c["measures"] for c in cells) if m.get("judge_on_x") is not None]
+    if own:
+        yield f"The judge on held-out real X: {f'{own[0]:.1f}{unit}' if unit else f'{own[0]:.1%}'}."
+    sure = [c["measures"].get("confidence_on_samples") for c in cells]
+    if known := [v for v in sure if v is not None]:
+        yield f"Its mean confidence on samples of G: {fmean(known):.1%}."
+
+
+def namap_notes(cells: list[Result]) -> Iterator[str]:
+    """The settings of namap's row where they are no defaults, and what its loss tells."""
+    if cells and (settings := cells[0]["configuration"].get("settings")):
+        yield f"namap's settings: `{', '.join(f'{key}={value}' for key, value in settings.items())}`."
+    if tells := [c["evidence"]["loss_tells"] for c in cells if "loss_tells" in c["evidence"]]:
+        yield (
+            "The evidence without labels is the loss of an answer; its rank correlation with how good namap's answer "
+            f"is, over queries: {spread(tells)} (1 would tell all, 0 nothing)."
+        )
+
+
+def circumstance_notes(cells: list[Result]) -> Iterator[str]:
+    """Threads, processors and commits of the rows."""
+    yield f"Threads: {', '.join(map(str, sorted({c['threads'] for c in cells})))}."
+    if processors := sorted({c["processor"] for c in cells if "processor" in c}):  # the first results do not say
+        yield f"Processor: {', '.join(processors)}."
+    seen = {c["commit"] for c in cells}
     if len(seen) > 1:
-        found.append("**The rows were measured with different commits**, the last column says which.")
+        yield "**The rows were measured with different commits**, the last column says which."
     if any(commit.endswith("+") for commit in seen):
-        found.append("`+`: with changes that were not committed.")
-    return [" ".join(found)]
+        yield "`+`: with changes that were not committed."
 
 
 def runtime_note(m: Result) -> str:
     """Losses and iterations behind the seconds."""
     steps = ", ".join(f"{r['steps']}: {r['loss']:.3f}" for r in m["refined"])
+    enough = " One pass alone is enough, then." if m["one_pass_loss"] <= m["nam_loss"] else ""
     return (
         f"Mean loss of {m['queries']} queries: {m['one_pass_loss']:.3f} after one pass, {m['nam_loss']:.3f} after "
-        f"{m['nam_steps']} iterations of NAM; encode-then-refine by iterations, {steps}."
+        f"{m['nam_steps']} iterations of NAM; encode-then-refine by iterations, {steps}.{enough}"
     )
 
 
@@ -199,7 +205,7 @@ def summary_table(results: list[Result]) -> str:
         ours = best(("namap",)).removesuffix(" (namap)")
         plain = [best((method,)).removesuffix(f" ({method})") for method in ("copy", "nearest")]
         others = [best(PUBLISHED), best(RIVALS), *plain, result.get("published", "")]
-        lines.append(f"| `{result['name']}` | {heading} | **{ours}** | {' | '.join(others)} |")
+        lines.append(f"| `{result['name']}` | {heading} | {ours} | {' | '.join(others)} |")
     return "\n".join(lines) if len(lines) > 2 else ""
 
 

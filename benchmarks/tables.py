@@ -125,11 +125,12 @@ def systems_table() -> str:
     result = read("systems")
     lines = {
         "simulator": lambda r: (
-            "median error, as a share of a parameter's range: "
+            "median error, as a share of the range, of the middle one of twelve parameters and of the worst: "
             + ", ".join(
-                f"{median([p['median_error_of_range'] for p in r[k].values()]):.1%} ({k})"
+                f"{median(errors):.1%} and {max(errors):.1%} ({k})"
                 for k in r
                 if k.startswith("refine")
+                for errors in [[p["median_error_of_range"] for p in r[k].values()]]
             )
         ),
         "warp": lambda r: "; ".join(
@@ -168,7 +169,7 @@ FIGURES = {
     "progressive": "Real cars, and cars of a progressively grown generator at 64 pixels",
     "stack": "Real cars, and cars of a generator with outputs at 16, 32 and 64 pixels",
     "gram": "Bags, and shoes found under the Gram loss",
-    "grounding-edges-to-photos": "Edges, their analogies, and the photographs that these ground",
+    "grounding-edges-to-photos": "Edges, their analogies, and what the T of inverted photographs makes of these",
     "grounding-street-to-pen": "Street digits, their analogies, and the handwriting that these ground",
 }
 SYSTEM_FIGURES = "\n\n".join(
@@ -176,6 +177,21 @@ SYSTEM_FIGURES = "\n\n".join(
     for name, text in FIGURES.items()
     if (HERE / "results" / f"{name}.png").exists()
 )
+
+
+GLOSSARY = """\
+- **±**: deviation over the seeds. Figures show seed 0, and queries drawn at random.
+- **KID**: kernel distance to X, times 1000, in features of a VGG-16 tuned to edges: not that of Inception, and to be
+  compared within a section only.
+- **taken for X**: share that a classifier of X against Y calls X. Blurred or repeated answers pass; it is no measure of
+  quality.
+- **distance to the photo**: perceptual, 0 to 4; *best of k*: of the best of four answers, chosen by the photo.
+- **diversity**: how far several answers to one query differ, in the same features.
+- **degrees**: median residual after the best constant offset and the better of the two senses of turning.
+- **minutes**: of processor time. Rows that use G need its minutes, too; rivals train as long as G and namap together.
+- **as published**: the papers' loss, networks and latent size, for as long as namap's mapping took; `beta` and its
+  warm-up are ours, as their weight of one is of a sum over pixels.
+- **the query itself**: resized, with the channels, mean and deviation of X."""
 
 
 def generators_section() -> list[str]:
@@ -187,9 +203,9 @@ def generators_section() -> list[str]:
         rows.append(f"| {kind} | {r['kept']:.1%} | {r['loss']:.3f} | {r['confidence_on_samples']:.1%} |")
     return [
         "## Five generators",
-        "NAM Fig. 4: the same street digits mapped with digit generators of five kinds, one budget for all. The paper "
-        "finds DCGAN and SN-GAN much better than VAE and GLO. One seed each; `namap bench generators` measures it "
-        "anew.",
+        "NAM Fig. 4: the same street digits mapped with digit generators of five kinds, one budget for all, without a "
+        "vote. The paper finds DCGAN and SN-GAN much better than VAE and GLO. One seed each; `namap bench generators` "
+        "measures it anew.",
         "\n".join(rows),
         "![Queries; then samples of each generator, and its analogies](benchmarks/results/generators.png)",
     ]
@@ -214,9 +230,10 @@ def results_page() -> str:
     parts = [
         "# Results",
         "Written by `namap bench --tables` from the JSON in `benchmarks/results/`. `benchmarks/ABLATION.md` says what "
-        "each change of the recipe gave, `benchmarks/EXPLORATION.md` what was tried on the way. The benches look for "
+        "some changes of the recipe gave, `benchmarks/EXPLORATION.md` what was tried on the way. The benches look for "
         "their data in `--data-root`, `$NAMAP_DATA`, then `../shared/data`; `benchmarks/data/README.md` says how to "
         "make it.",
+        GLOSSARY,
     ]
     for result in experiments():
         suffix = "" if result["data"] == "reference" else f"-{result['data']}"

@@ -29,7 +29,11 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, **_: object) -> str:
-    """Fill in the commands; turn GitHub's two spellings of a formula into MathML, which browsers draw themselves."""
+    """Fill in the commands; turn GitHub's two spellings of a formula into MathML, which browsers draw themselves.
+
+    RESULTS.md lies above docs/ in the checkout, beside its pages in the site.
+    """
+    markdown = markdown.replace("](../RESULTS.md", "](RESULTS.md")
     if "<!-- commands -->" in markdown:
         markdown = markdown.replace("<!-- commands -->", commands())
     markdown = DISPLAY.sub(lambda found: f"\n<div>{mathml(found[1], 'block')}</div>\n", markdown)
