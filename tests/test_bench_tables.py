@@ -101,7 +101,7 @@ def test_another_commit_is_shown_and_another_configuration_refused(result):
 def test_the_summary_takes_the_best_of_each_kind(result):
     line = summary_table([result]).splitlines()[-1]
     assert line == (
-        "| `street2digits` | digit kept | **85.0% ± 5.0%** | 30.0% (vae) | 50.0% (cyclegan) | 10.0% |  | 37.4% |"
+        "| `street2digits` | digit kept | 85.0% ± 5.0% | 30.0% (vae) | 50.0% (cyclegan) | 10.0% |  | 37.4% |"
     )
     assert "40.0% (discogan)" in summary_table([{**result, "lower": True}])
     assert summary_table([]) == ""

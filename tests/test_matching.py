@@ -1,5 +1,6 @@
 import csv
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -249,6 +250,21 @@ def test_inexact_pictures_carry_the_names_of_their_queries(folders, tmp_path, na
             assert file["x"].shape == (30, 1, 3, 32, 32) and file["codes"].shape == (30, 1, 30)
     else:
         assert {p.name for p in (tmp_path / "out").glob("*.png")} == {f"query {i}.png" for i in range(30)}
+        fewer = shutil.copytree(y, tmp_path / "fewer")
+        (fewer / "query 0.png").unlink()
+        code, _, error = namap("match", x, fewer, "--outdir", tmp_path / "out", "--inexact", "--overwrite")
+        assert code == 0, error
+        assert len([*(tmp_path / "out").glob("*.png")]) == 29, "none of the run before"
+
+
+@pytest.mark.parametrize("mine", ["query 0.png", "matches.csv"])
+def test_files_that_no_matching_left_are_not_overwritten(folders, tmp_path, namap, mine):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / mine).write_bytes(b"mine")
+    code, _, error = namap("match", *folders, "--outdir", out, "--inexact")
+    assert code == 2 and mine in error
+    assert (out / mine).read_bytes() == b"mine"
 
 
 @pytest.mark.parametrize(
@@ -269,6 +285,12 @@ def test_wrong_uses_are_one_line_and_a_code(folders, tmp_path, namap, arguments,
     found, _, error = namap("match", *[a.format(**places) for a in arguments])
     assert found == code
     assert words in error and len(error.strip().splitlines()) == 1
+
+
+def test_a_setting_decides_where_no_flag_does(folders, tmp_path, namap):
+    settings = ("--set", "seed=3", "--set", "inexact=true")
+    code, out, _ = namap("match", *folders, "--outdir", tmp_path / "out", "--dry-run", "--npz", *settings)
+    assert (code, json.loads(out)["seed"], json.loads(out)["inexact"]) == (0, 3, True)
 
 
 def test_an_empty_array_is_a_data_error(tmp_path, digits, namap):

@@ -143,9 +143,24 @@ def test_a_second_run_makes_what_is_missing_and_what_has_changed(mapping, tmp_pa
         with pytest.raises(UsageError, match=f"other analogies: {word} .*--overwrite"):
             run(**options)
     assert run(seed=1, overwrite=True) == (28, [6, 8, 8, 6])
+    assert run(seed=1, overwrite=True, solutions=2)[0] == 56
+    assert run(seed=1, overwrite=True)[0] == 28
+    assert len([*out.glob("*.png")]) == 28, "no second solutions of the translation before"
     a_folder(tmp_path / "other", 3)
     with pytest.raises(UsageError, match="other analogies: queries"):
         translate_files(mapping, open_queries(tmp_path / "other", 32, 1), out, seed=1, batch_size=8, quiet=True)
+
+
+def test_queries_of_the_longest_names_have_answers_which_are_found_again(mapping, tmp_path):
+    folder, out = a_folder(tmp_path / "q", 3), tmp_path / "out"
+    (folder / "0000.png").rename(folder / f"{'年' * 80}.png")
+    (folder / "0001.png").rename(folder / f"{'x' * 251}.png")
+    for written in (3, 0):
+        how = {"workers": 0, "quiet": True}
+        assert translate_files(mapping, open_queries(folder, 32, 1), out, **how) == written
+    assert len(list(out.glob("*.png"))) == 3
+    (batch,) = open_queries(folder / f"{'x' * 251}.png", 32, 1).read(1, never)
+    assert len(batch.names[0]) <= 200
 
 
 @pytest.mark.parametrize(("npz", "mine"), [(False, "0001.png"), (False, "holiday.PNG"), (True, "analogies.npz")])

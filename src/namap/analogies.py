@@ -15,6 +15,7 @@ from numpy.lib import format as npy
 from PIL import Image
 from tqdm import tqdm
 
+from .errors import UsageError
 from .files import atomic_file, storage_errors
 from .pictures import png_writer, to_picture
 
@@ -88,6 +89,29 @@ def file_names(query: str, solutions: int) -> list[str]:
     """
     stem = f"{query}_" if solutions > 1 and LIKE_A_SOLUTION.search(query) else query
     return [f"{stem}.png", *(f"{stem}_k{k}.png" for k in range(1, solutions))]
+
+
+def find_answers(folder: Path) -> list[Path]:
+    """What looks like answers in a folder: PNGs, and arrays called like ours."""
+    with storage_errors(folder):
+        return sorted(p for p in folder.glob("*") if p.suffix.lower() == ".png" or p.name == ARRAYS_FILE)
+
+
+def refuse_foreign(folder: Path) -> None:
+    """Leave alone what namap has not written: pictures, and arrays called like ours.
+
+    Raises:
+        UsageError: there are some; names the first.
+    """
+    if found := find_answers(folder):
+        raise UsageError(f"{folder}: holds no translation, and its {found[0].name} might be lost; use another --outdir")
+
+
+def remove_answers(folder: Path) -> None:
+    """Delete the answers that an earlier run has left in a folder of its own."""
+    with storage_errors(folder):
+        for path in find_answers(folder):
+            path.unlink()
 
 
 def counted(parts: Iterable[Analogies], total: int | None = None, quiet: bool = False) -> Iterator[Analogies]:

@@ -169,9 +169,10 @@ def losses_of(mapping: Mapping, y: Float[Tensor, "1 c h w"], codes: Float[Tensor
 def _distances(images: Images, features: nn.Module | None) -> Float[Tensor, "k k"]:
     """Distance of every pair: NAM's Eq. 4 between pictures, or their mean absolute difference."""
     compare = Reconstruction(l1, features)
+    seen = [compare.targets(image[None]) for image in images]
     found = torch.zeros(len(images), len(images), device=images.device)
     for i, j in combinations(range(len(images)), 2):
-        found[i, j] = found[j, i] = compare(images[i : i + 1], images[j : j + 1])[0]
+        found[i, j] = found[j, i] = compare(images[i : i + 1], images[j : j + 1], seen[j])[0]
     return found
 
 

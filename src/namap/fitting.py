@@ -35,6 +35,7 @@ from .losses import (
     share_of_copies,
 )
 from .networks import CodeTable, EarnedMapper, PaperMapper, VGGFeatures
+from .networks.crn import match_channels
 from .networks.vgg import Convention
 from .recipes import Recipe
 from .tensors import Codes, Images, XImages, autocast, from_numpy, place, random_stream, to_uint8
@@ -48,25 +49,33 @@ SHOWN = 12  # queries in the pictures of a fit
 
 
 def take_generator(generator: nn.Module, device: torch.device) -> Generator:
-    """G on a device, frozen, once it is known that T can follow it.
+    """G on a device, frozen.
 
     Raises:
-        UsageError: no `Generator`, images of a side that T cannot work on, or a module that stays on another device.
+        UsageError: no `Generator`, or a module that stays on another device.
     """
     if not isinstance(generator, Generator):
         raise UsageError(
             f"{type(generator).__name__} is not a namap generator; use wrap_generator(module, latent_dim=…)"
-        )
-    if generator.image_size % 8 or generator.image_size < 16:
-        raise UsageError(
-            f"the generator's images have {generator.image_size} pixels a side; T needs a multiple of 8, "
-            "16 or more: pad or resize them in a module around it"
         )
     home = device_of(generator)
     freeze(generator).to(device)
     if isinstance(generator, WrappedGenerator) and home not in (None, device):
         generator.check(device)  # what its forward makes or keeps beside its weights may not have moved
     return generator
+
+
+def check_side(size: int) -> None:
+    """See that T can work on images of this side.
+
+    Raises:
+        UsageError: it cannot.
+    """
+    if size % 8 or size < 16:
+        raise UsageError(
+            f"the generator's images have {size} pixels a side; T needs a multiple of 8, 16 or more: pad or resize "
+            "them in a module around it, or give warp and a query_size (--warp --query-size)"
+        )
 
 
 def make_mapper(recipe: Recipe, x_channels: int, y_channels: int) -> nn.Module:
@@ -221,6 +230,8 @@ class MappingTask:
         """Collapse of the codes or of the analogies, in a logged row."""
         if self.recipe.method == "vae" and row["informative_dimensions"] == 0:
             return "posterior collapse: no dimension of the code carries information; lower beta or raise warmup"
+        if len(self.targets.domain.head) < 2:
+            return ""  # nothing to differ from
         if row["diversity"] < MIN_DIVERSITY * self.prior_diversity:
             return (
                 f"the analogies of different queries hardly differ ({row['diversity']:.3f} per pixel, samples of the "
@@ -266,7 +277,7 @@ def map_x(mapper: nn.Module, x: XImages, channels: int, recipe: Recipe, like: Im
     """T(x) as an image of Y, `[b channels h w]` in [-1, 1]; a T without colours takes those of `like`, or of x."""
     t = mapper(x).float()
     if recipe.loss == "appearance":
-        t = paint(t, *fit_appearance(t, x.float().mean(1, keepdim=True) if like is None else like))
+        t = paint(t, *fit_appearance(t, match_channels(x.float(), channels) if like is None else like))
     return t.expand(-1, channels, -1, -1).clamp(-1, 1)
 
 

@@ -13,8 +13,9 @@ from .analogies import Analogies
 from .checkpoint import digest
 from .data import ImageDomain
 from .errors import UsageError
+from .generators import WarpedGenerator
 from .mapping import Mapping
-from .tensors import XImages, autocast, from_numpy, to_uint8
+from .tensors import XImages, autocast, from_numpy, place, to_uint8
 
 
 class Grounding:
@@ -44,14 +45,16 @@ class Grounding:
         Raises:
             UsageError: the name is taken, or the generator is another one.
         """
-        weights = digest(mapping.generator.state_dict())
+        generator = mapping.generator
+        weights = digest((generator.inner if isinstance(generator, WarpedGenerator) else generator).state_dict())
         if name in self.mappings:
             raise UsageError(f"grounding: there is a domain {name!r} already")
         if self.mappings and weights != self.generator:
             first = next(iter(self.mappings))
             raise UsageError(f"grounding: {name!r} was fitted to another generator than {first!r}")
         self.generator = weights
-        self.mappings[name], self.mappers[name] = mapping, mapper
+        self.mappings[name] = mapping
+        self.mappers[name] = None if mapper is None else place(mapper, mapping.device)
         return self
 
     def __len__(self) -> int:
@@ -88,9 +91,11 @@ class Grounding:
 
         Raises:
             DataError: no usable images.
-            UsageError: no such domain.
+            UsageError: no such domain, or one that was fitted with warp to arrive in: its T draws what has been moved.
         """
         arrival = self.get(to)
+        if arrival.recipe.warp:
+            raise UsageError(f"grounding: {to!r} was fitted with warp, whose T knows moved and reduced images alone")
         found = self.get(origin).translate(data, refine=refine, quiet=quiet)
         x = found.x[:, 0]
         parts = [self._map(arrival, self.mappers[to], x[i : i + 256]) for i in range(0, len(x), 256)]

@@ -22,7 +22,7 @@ from .generators import Generator
 from .hub import local_model, push
 from .model import Model
 from .runs import load_result, occupied
-from .saving import mapping_state, read_mapping
+from .saving import mapping_state, read_mapping, without_names
 from .tensors import as_seed
 from .training import identity, train
 from .voting import drop_checkpoints, hold_vote, open_voters, part_of
@@ -69,7 +69,7 @@ class Mapping(Model):
         Args:
             data: whatever `load_domain` reads, or, but for NAM, a stream of shards; resized to the generator's side.
             outdir: where checkpoints, `metrics.jsonl` and the result (`final/`) go; the same call again goes on,
-                or loads the result. None: nothing is written.
+                or loads the result. None: only checkpoints, in the directory for temporary files, for its duration.
             quiet: no progress bar.
             x: images of X, among which the setting `kinds` finds what the queries vote on; None: samples of G.
             overwrite: an earlier run in `outdir` makes room, once it is known that this one can begin.
@@ -79,6 +79,17 @@ class Mapping(Model):
             DivergedError: the loss became NaN and stayed so.
             UsageError: `outdir` holds another run.
         """
+        before = self.mapper, self.codes, self.channels, self.data, self.fitted_features
+        self.channels, self.fitted_features = 0, None
+        try:
+            self.learn(data, None if outdir is None else Path(outdir), quiet, x, overwrite)
+        except BaseException:  # what an earlier fit has learnt is left
+            self.mapper, self.codes, self.channels, self.data, self.fitted_features = before
+            raise
+        return self
+
+    def learn(self, data: Source, home: Path | None, quiet: bool, x: Source | None, overwrite: bool) -> None:
+        """What `fit` does: everything between the queries and a fitted mapping in `home`."""
         recipe = self.recipe
         stream = fitting.stream_queries(data, recipe, self.image_size, self.channels or None)
         domain = stream or fitting.draw_queries(self.prepare_queries(data), recipe)
@@ -89,11 +100,10 @@ class Mapping(Model):
         voters = open_voters(x, recipe, domain, self.sample_x)
         task = self.make_task(domain, voters)
         run = fitting.make_run(recipe, self.generator, self.device, self.precision, quiet)
-        home = None if outdir is None else Path(outdir)
         with occupied(home, identity(task, domain, part_of(run, task)), overwrite) as finished:
             if finished and home is not None:
                 self.restore(load_result(home), home / "final")
-                return self
+                return
             if voters is not None:
                 task.dissent = hold_vote(self.make_task(domain, voters, first=True), voters, run, home)
             train(task, domain, part_of(run, task), home)
@@ -102,7 +112,6 @@ class Mapping(Model):
                 domain.write_skipped(home)
                 self.save_pretrained(home / "final")
                 drop_checkpoints(home)
-        return self
 
     def make_task(self, domain: Domain, voters: ImageDomain | None = None, first: bool = False) -> fitting.MappingTask:
         """What is trained: T and the codes, on `domain`, which is prepared; with voters, up to the vote or after it."""
@@ -178,6 +187,12 @@ class Mapping(Model):
         features = fitting.features_digest(self.make_reconstruction())
         known = {"channels": self.channels, "features": features, "data": self.data}
         return mapping_state(self.mapper, self.fitted_codes, self.generator, self.recipe, **known)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What decides its answers, wherever its generator lies."""
+        tensors, config = self.state()
+        return {**without_names(config), "weights": checkpoint.digest(tensors), "precision": self.precision}
 
     def save_pretrained(self, path: str | Path) -> None:
         """Save everything that translating needs, as safetensors and JSON, atomically.

@@ -31,10 +31,10 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from . import checkpoint
-from .analogies import Analogies
+from .analogies import Analogies, refuse_foreign, remove_answers
 from .data import ImageDomain, load_domain
 from .descriptors import Descriptor, describe_pair
-from .errors import DataError
+from .errors import DataError, UsageError
 from .files import storage_errors
 from .generators.base import freeze
 from .matches import Matches, Recipe, labels, write_csv
@@ -263,6 +263,21 @@ def synthesise(found: Matches, x: ImageDomain, names: list[str]) -> Analogies:
 # ---- a directory of results -------------------------------------------------------------------------------------
 
 
+def holds_matching(home: Path) -> bool:
+    """Whether an earlier matching lies there, finished or not.
+
+    Raises:
+        UsageError: pictures, or a `matches.csv`, where no run has been.
+    """
+    record = home / "run.json"
+    if record.exists():
+        return "matching" in (checkpoint.read_json(record).get("task") or {})
+    refuse_foreign(home)
+    if (home / "matches.csv").exists():
+        raise UsageError(f"{home}: is no run of namap, and its matches.csv would be lost; use another --outdir")
+    return False
+
+
 def run_matching(
     x: str | Path | ImageDomain,
     y: str | Path | ImageDomain,
@@ -306,9 +321,12 @@ def run_matching(
         "features": None if network is None else checkpoint.digest(network.state_dict()),
         "precision": None if network is None else pick_precision(precision, pick_device(device)),
     }
+    again = holds_matching(home) and overwrite
     with occupied(home, wanted, overwrite) as finished:
         if finished:
             return checkpoint.load_directory(home / "final")[1]["metrics"]
+        if again:
+            remove_answers(home)
         replace(of_y, skipped=of_x.skipped + of_y.skipped).write_skipped(home)
         common = {"features": network, "device": device, "precision": precision, "quiet": quiet}
         found = match(of_x, of_y, **common, **asdict(recipe))  # pyright: ignore[reportArgumentType]

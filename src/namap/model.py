@@ -5,14 +5,15 @@ from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
-from torch import nn
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
 
 from . import checkpoint, fitting
 from .codes import CodeSource
 from .errors import UsageError
 from .generators import WarpedGenerator, freeze, sample
 from .losses import Reconstruction
+from .networks.crn import match_channels
 from .networks.vgg import Convention
 from .recipes import Method, Recipe, complete_recipe
 from .solving import optimise_codes
@@ -47,6 +48,7 @@ class Model:
         self.recipe: Recipe = complete_recipe(self.method, loss, generator.image_size, settings)
         if self.recipe.warp:
             generator = WarpedGenerator(generator, self.recipe.query_size or generator.image_size)
+        fitting.check_side(generator.image_size)
         self.generator = place(freeze(generator), self.device)
         self.features = None if features is None else freeze(features)
         self.fitted_features: str | None = None  # digest of the feature network of the fit
@@ -80,9 +82,10 @@ class Model:
         """The loss of the recipe, with its feature network where it has one."""
         reconstruction = fitting.place_reconstruction(self.recipe, self.features, self.vgg, self.device)
         self.features = reconstruction.features or self.features
-        if self.fitted_features not in (None, fitting.features_digest(reconstruction)):
+        expected, self.fitted_features = self.fitted_features, None  # checked once: a digest of all weights takes time
+        if expected is not None and expected != fitting.features_digest(reconstruction):
+            self.fitted_features = expected
             raise UsageError("this mapping was fitted with other perceptual features; give the same --vgg-weights")
-        self.fitted_features = None  # checked once
         return reconstruction
 
     def eval(self) -> None:
@@ -107,7 +110,13 @@ class Model:
         quiet: bool = True,
         tolerance: float = 1e-3,
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Analogies of one batch of prepared queries: uint8 `[b k c h w]`, codes `[b k d]`, losses `[b k]`."""
+        """Analogies of one batch of prepared queries: uint8 `[b k c h w]`, codes `[b k d]`, losses `[b k]`.
+
+        Raises:
+            UsageError: no solution is asked for, or iterations below zero.
+        """
+        if solutions < 1 or (refine is not None and refine < 0):
+            raise UsageError(f"solutions={solutions}, refine={refine}: use 1 or more, and 0 or more")
         y, recipe, source = from_numpy(queries, self.device), self.recipe, self.fitted_codes
         steps, weight = source.refine if refine is None else refine, recipe.beta * source.norm_weight
         with autocast(self.device, self.precision):
@@ -122,7 +131,7 @@ class Model:
         return to_uint8(x).cpu().numpy(), z.cpu().numpy(), losses.cpu().numpy()
 
     @torch.no_grad()
-    def map_forward(self, x: XImages, like: Images | None = None) -> Images:
+    def map_forward(self, x: XImages, like: Float[Tensor, "b l h w"] | None = None) -> Images:
         """T: map X images to Y images `[b c h w]` in [-1, 1], as NAM Eq. 3 learns it; weak: see `train_mapper`.
 
         Args:
@@ -130,7 +139,7 @@ class Model:
             like: images whose colours the result takes, by an affine map of T's output fitted to each; only under the
                 appearance-invariant loss, whose T has no colours of its own. None: x itself.
         """
-        like = None if like is None else like.to(self.device)
+        like = None if like is None else match_channels(like.to(self.device), self.channels)
         with autocast(self.device, self.precision):
             return fitting.map_x(self.mapper, x.to(self.device), self.channels, self.recipe, like)
 

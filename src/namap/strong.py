@@ -95,15 +95,17 @@ class StrongMapper(nn.Module):
 class MapperTask:
     """||T(G(z_y)) - y||_1, and the perceptual terms of Eq. 4 where there is a feature network."""
 
-    def __init__(self, mapper: StrongMapper, x: UInt8[np.ndarray, "n c h w"], reconstruction: Reconstruction, recipe):
-        self.mapper, self.x, self.reconstruction = mapper, x, reconstruction
+    x: UInt8[np.ndarray, "n c h w"]  # analogies of the queries, once these are translated
+
+    def __init__(self, mapper: StrongMapper, mapping: Mapping, reconstruction: Reconstruction, recipe: MapperRecipe):
+        self.mapper, self.reconstruction = mapper, reconstruction
         self.modules: dict[str, nn.Module] = {"mapper": mapper}
         self.optimizers: dict[str, torch.optim.Optimizer] = {
             "mapper": torch.optim.Adam(mapper.parameters(), recipe.rate, fused=True)
         }
         self.config: dict[str, Any] = {
             "recipe": asdict(recipe),
-            "pairs": digest({"x": torch.from_numpy(x)}),
+            "mapping": mapping.identity,
             "perceptual": reconstruction.features is not None and digest(reconstruction.features.state_dict()),
         }
         self.learning_rate = late_decay
@@ -165,16 +167,15 @@ def train_mapper(
     if not 1 <= count < len(domain):
         raise UsageError(f"train-mapper: {len(domain)} queries are too few to hold {recipe.held_out:.0%} back")
     order = np.random.default_rng(recipe.seed).permutation(len(domain))
-    held, learnt = (domain.subset(np.sort(part)) for part in (order[:count], order[count:]))
-    x_held, x_learnt = (mapping.translate(part, quiet=quiet).x[:, 0] for part in (held, learnt))
-    held, learnt = (mapping.prepare_queries(part) for part in (held, learnt))  # as T is to draw them
+    queries = [domain.subset(np.sort(part)) for part in (order[:count], order[count:])]
+    held, learnt = (mapping.prepare_queries(part) for part in queries)  # as T is to draw them
     device = pick_device(str(mapping.device))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         mapper = StrongMapper(mapping.generator.channels, mapping.channels, recipe.filters, recipe.skip)
     place(mapper, device)
     reconstruction = place(Reconstruction(l1, features), device)
-    task = MapperTask(mapper, x_learnt, reconstruction, recipe)
+    task = MapperTask(mapper, mapping, reconstruction, recipe)
     run = Run(
         recipe.images,
         recipe.batch_size,
@@ -187,7 +188,8 @@ def train_mapper(
     home = None if outdir is None else Path(outdir)
     with occupied(home, identity(task, learnt, run), overwrite) as finished:
         if finished and home is not None:
-            return StrongMapper.from_pretrained(home), checkpoint.read_json(home / "metrics.json")
+            return place(StrongMapper.from_pretrained(home), device), checkpoint.read_json(home / "metrics.json")
+        x_held, task.x = (mapping.translate(part, quiet=quiet).x[:, 0] for part in queries)
         train(task, learnt, run, home)
         freeze(mapper)
         errors = compare_mappers(mapping, mapper, x_held, held)

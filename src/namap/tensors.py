@@ -76,8 +76,15 @@ M = TypeVar("M", bound=nn.Module)
 
 
 def place(module: M, device: torch.device) -> M:
-    """Move a module to `device`, convolution weights channels last."""
-    return module.to(device).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    """Move a module to `device`, convolution weights channels last.
+
+    Tensors of other ranks stay as they are: `Module.to` would take those of five, too (StyleGAN2's), and fail.
+    """
+    module.to(device)
+    for tensor in (*module.parameters(), *module.buffers()):
+        if tensor.ndim == 4:
+            tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
+    return module
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager:

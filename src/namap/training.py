@@ -208,7 +208,7 @@ class Loop:
                 if stopped:
                     name, code = ("SIGTERM", 143) if stopped == signal.SIGTERM else ("Ctrl-C", 130)
                     where = f"{run.label}: stopped by {name} at step {state.step} of {run.steps}"
-                    raise Interrupted(f"{where}; run the same command again to go on", code)
+                    raise Interrupted(f"{where}; run the same command again to go on (not with --overwrite)", code)
         self.feed.close()
         return state.log
 

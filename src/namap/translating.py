@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from . import checkpoint, processes
-from .analogies import ARRAYS_FILE, Analogies, counted, file_names, save_npz
+from .analogies import Analogies, counted, file_names, refuse_foreign, remove_answers, save_npz
 from .data import QueryStream
 from .data.batches import never
 from .data.domain import write_skipped
@@ -17,7 +17,6 @@ from .files import storage_errors
 from .mapping import Mapping
 from .pictures import png_writer, usual_workers
 from .runs import differences, hold
-from .saving import without_names
 
 RECORD = "translation.json"
 
@@ -53,7 +52,7 @@ def translate_files(
         npz: one analogies.npz in place of PNGs.
         workers: processes that encode PNGs; None: half of the cores; 0: none, which a script without the guard
             `if __name__ == "__main__"` needs.
-        overwrite: translate again what is there.
+        overwrite: translate again; the pictures of the translation that is there make room.
         quiet: no progress bar.
 
     Returns:
@@ -100,9 +99,7 @@ def write_parts(folder: Path, parts: Iterable[Analogies], workers: int) -> int:
 
 def identity(mapping: Mapping, queries: str, asked: dict[str, Any]) -> dict[str, Any]:
     """What decides the pictures: the model, the source of the queries, the options."""
-    tensors, config = mapping.state()
-    model = {**without_names(config), "weights": checkpoint.digest(tensors), "precision": mapping.precision}
-    return json.loads(json.dumps({"model": model, "queries": queries, **asked}))
+    return json.loads(json.dumps({"model": mapping.identity, "queries": queries, **asked}))
 
 
 def claim(folder: Path, wanted: dict[str, Any], overwrite: bool) -> int:
@@ -116,21 +113,15 @@ def claim(folder: Path, wanted: dict[str, Any], overwrite: bool) -> int:
     record = folder / RECORD
     if not record.exists():
         refuse_foreign(folder)
-    if record.exists() and not overwrite:
-        refuse_another(folder, checkpoint.read_json(record), wanted)
+    elif overwrite:
+        remove_answers(folder)
     else:
+        refuse_another(folder, checkpoint.read_json(record), wanted)
+    if overwrite or not record.exists():
         with storage_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
         checkpoint.write_json(record, wanted)
     return record.stat().st_mtime_ns
-
-
-def refuse_foreign(folder: Path) -> None:
-    """Leave alone what no translation has written: pictures, and arrays called like ours."""
-    with storage_errors(folder):
-        foreign = sorted(p.name for p in folder.glob("*") if p.suffix.lower() == ".png" or p.name == ARRAYS_FILE)
-    if foreign:
-        raise UsageError(f"{folder}: holds no translation, and its {foreign[0]} might be lost; use another --outdir")
 
 
 def refuse_another(folder: str | Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:

@@ -72,6 +72,8 @@ class WrappedGenerator(Generator):
         """Map codes to images in [-1, 1]."""
         low, high = self.image_range
         images = self.raw(z)
+        if images.dtype not in (torch.float32, torch.bfloat16):  # a buffer made by numpy is enough
+            images = images.float()
         return images if (low, high) == (-1, 1) else (images - low) * (2 / (high - low)) - 1
 
 

@@ -11,6 +11,8 @@ from ..checkpoint import digest
 from ..errors import UsageError
 from ..tensors import Codes, Images
 
+DRAWN_PIXELS = 2**18  # that are sampled at a time: 256 images of 32 pixels a side
+
 
 class Generator(nn.Module):
     """G: codes z ~ N(0, I) of `latent_dim` numbers to square images of the domain X.
@@ -26,6 +28,11 @@ class Generator(nn.Module):
     channels: int
     image_size: int
     config: dict[str, Any]
+
+    @property
+    def drawn_size(self) -> int:
+        """Side of the images that it draws inside, which decides on memory."""
+        return self.image_size
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -57,10 +64,11 @@ def prior(count: int, latent_dim: int, rng: torch.Generator) -> Codes:
 
 
 @torch.no_grad()
-def sample(generator: Generator, count: int, rng: torch.Generator, batch_size: int = 256) -> Images:
-    """`count` images from the prior, `[n c h w]` in [-1, 1], fp32."""
+def sample(generator: Generator, count: int, rng: torch.Generator) -> Images:
+    """`count` images from the prior, `[n c h w]` in [-1, 1], fp32; few at a time where they are large."""
     codes = prior(count, generator.latent_dim, rng)
-    return torch.cat([generator(z).float() for z in codes.split(batch_size)])
+    at_a_time = max(1, DRAWN_PIXELS // generator.drawn_size**2)
+    return torch.cat([generator(z).float() for z in codes.split(at_a_time)])
 
 
 def check_generator(

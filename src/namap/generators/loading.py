@@ -170,6 +170,9 @@ def recall_generator(
     else:
         generator = build_generator(saved, where)
         checkpoint.load_weights(generator, tensors, where)
+    own = generator.inner if isinstance(generator, WarpedGenerator) else generator
+    if given is not None and not foreign and checkpoint.digest(own.state_dict()) != checkpoint.digest(tensors):
+        raise UsageError(f"{where}: was fitted to a generator of other weights; give that one, or none: it is inside")
     found = {**generator.identity, **{k: getattr(generator, k) for k in ("latent_dim", "image_size", "channels")}}
     for key in ("latent_dim", "image_size", "channels", *(("image_range", "stage", "weights") if foreign else ())):
         expected = saved.get(key, None if foreign else found[key])

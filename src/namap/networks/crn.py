@@ -64,7 +64,7 @@ class PaperMapper(nn.Module):
     def forward(self, x: XImages) -> Images:
         """Map X images in [-1, 1] to Y images in [-1, 1]."""
         out = self.crn(x)
-        return torch.tanh(out + _match_channels(x, self.out_channels)) if self.skip else torch.tanh(out)
+        return torch.tanh(out + match_channels(x, self.out_channels)) if self.skip else torch.tanh(out)
 
 
 class EarnedMapper(nn.Module):
@@ -96,11 +96,12 @@ class EarnedMapper(nn.Module):
 
     def forward(self, x: XImages) -> Images:
         """Map X images in [-1, 1] to Y images (unbounded: the loss rescales them)."""
-        out = _match_channels(x, self.out_channels) + self.local(x)
+        out = match_channels(x, self.out_channels) + self.local(x)
         return out + self.crn(x) if self.free else out
 
 
-def _match_channels(x: XImages, channels: int) -> Images:
+def match_channels(x: XImages, channels: int) -> Images:
+    """As many channels: as they are, or their mean in each."""
     if x.shape[1] == channels:
         return x
     return x.mean(1, keepdim=True).expand(-1, channels, -1, -1)
