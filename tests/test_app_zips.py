@@ -43,11 +43,32 @@ def test_a_zip_of_pictures_becomes_a_zip_of_analogies(explorer, tmp_path):
 
 @pytest.mark.faults
 @pytest.mark.parametrize(
-    "name", ["../up.png", "/etc/x.png", "a/../../x.png", "..\\up.png", "C:\\x.png", "a\x1b[2J.png"]
+    "name", ["../up.png", "/etc/x.png", "a/../../x.png", "..\\up.png", "C:\\x.png", "a\u202f/../../x.png"]
 )
 def test_a_name_that_leads_out_of_a_zip_is_refused(tmp_path, name):
     with pytest.raises(DataError, match="leads out of it"):
         archives.read_archive(make_zip({"ok.png": b"", name: b""}, tmp_path / "in.zip"))
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("name", ["a\x1b[2J.png", "a\x85.png"])
+def test_a_name_with_control_characters_is_refused(tmp_path, name):
+    with pytest.raises(DataError, match="with control characters; rename it") as error:
+        archives.read_archive(make_zip({"ok.png": b"", name: b""}, tmp_path / "in.zip"))
+    assert str(error.value).isprintable()
+
+
+def test_names_as_systems_give_them_are_taken_and_spelled_out(explorer, tmp_path):
+    picture = sharing.png(explorer.queries.images[0])
+    names = ["Screenshot 2024-05-01 at 9.41.00\u202fAM.png", "a\u00a0b.png", "\U0001f469\u200d\U0001f52c.png"]
+    sent, output = make_zip(dict.fromkeys(names, picture), tmp_path / "in.zip"), tmp_path / "out.zip"
+    [*archives.translate_archive(explorer, "ae", sent, QUICK, output)]
+    with zipfile.ZipFile(output) as archive:
+        assert sorted(archive.namelist()) == sorted(names)
+    sent = make_zip({f"{names[0]}.txt": b"x"}, tmp_path / "in.zip")
+    with pytest.raises(DataError, match="holds no picture") as error:
+        [*archives.translate_archive(explorer, "ae", sent, QUICK, output)]
+    assert "\\u202f" in str(error.value) and str(error.value).isprintable()
 
 
 @pytest.mark.faults

@@ -30,7 +30,8 @@ ray = pytest.importorskip("ray")
 pa = pytest.importorskip("pyarrow")
 parquet = pytest.importorskip("pyarrow.parquet")
 
-from namap.batch import pick_columns, translate_on_ray  # noqa: E402
+from namap.batch import find_files, pick_columns, translate_on_ray  # noqa: E402
+from namap.data.places import keep_apart  # noqa: E402
 
 pytestmark = pytest.mark.slow
 QUERIES = 60
@@ -166,6 +167,31 @@ def test_columns_are_found_or_named():
     for schema, column in ((two, None), (known, "id"), (pa.schema([("id", text)]), None)):
         with pytest.raises(DataError, match="name one with --column"):
             pick_columns("q", schema, column, "id")
+
+
+@pytest.mark.parametrize("scheme", ["", "file://"])
+def test_answers_stay_apart_from_the_queries(queries, saved_models, tmp_path, scheme):
+    (tmp_path / "link").symlink_to(queries)
+    for outdir in (queries, queries / "out", queries / "deep" / "out", tmp_path / "link" / "out"):
+        with pytest.raises(UsageError, match="lies in the folder of the images; choose another"):
+            translate_on_ray(saved_models["ae"], f"{scheme}{queries}", f"file://{outdir}")
+    keep_apart(f"{scheme}{queries}-out", str(queries))
+    assert not (queries / "out").exists()
+
+
+def test_files_are_listed_as_everywhere_else(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "q" / "cat").mkdir(parents=True)
+    (tmp_path / "q" / "dog").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "up").symlink_to(tmp_path / "q")
+    for name in ("q/cat/0.png", "elsewhere/1.png", "elsewhere/note.txt"):
+        (tmp_path / name).touch()
+    expected = [str(tmp_path / "q" / name) for name in ("cat/0.png", "dog/1.png")]
+    assert [*find_files(f"file://{tmp_path}/q").files] == [*find_files(f"{tmp_path}/q/").files] == expected
+    (tmp_path / "q" / "cat" / "\udcff.png").touch()
+    for source in (tmp_path / "q", tmp_path / "\udcff"):
+        with pytest.raises(DataError, match=r"udcff\S*: a name that is not UTF-8, which Ray cannot read; rename it"):
+            find_files(str(source))
 
 
 def test_the_command_starts_a_cluster_and_ends_it(saved_models, queries, tmp_path):

@@ -48,7 +48,9 @@ def test_a_class_is_known_by_its_name_and_not_by_its_place(judge, place, tmp_pat
 def test_numbers_stay_what_they_are(judge, tmp_path):
     numbered = folder(tmp_path / "y", "1", "7", count=2)
     assert numbered.classes == [] and numbered.labels.tolist() == [1, 1, 7, 7]
-    assert replace(judge, names=()).labels_of(numbered).tolist() == [1, 1, 7, 7]
+    assert replace(judge, names=(), classes=8).labels_of(numbered).tolist() == [1, 1, 7, 7]
+    with pytest.raises(DataError, match="class 7 is none of the classifier's, which are 0 to 1"):
+        replace(judge, names=()).labels_of(numbered)
     with pytest.raises(DataError, match="classes of the classifier have names, of the queries numbers"):
         judge.labels_of(numbered)
     with pytest.raises(DataError, match="has no labels"):
@@ -59,6 +61,8 @@ def test_a_judge_of_other_images_is_refused(judge, place, tmp_path):
     settings = {"images": 2000, "width": 4, "quiet": True}
     same = obtain_classifier(place / "judge", load_domain(place / "x", 16), **settings)
     assert same.names == judge.names == ("dark", "light")
+    with pytest.raises(UsageError, match=r"another run.seed.*leave out --train-classifier-on, or name another --class"):
+        obtain_classifier(place / "judge", load_domain(place / "x", 16), seed=1, **settings)
     with pytest.raises(UsageError, match="another data"):
         obtain_classifier(place / "judge", folder(tmp_path / "x", "dark", "light", count=9), **settings)
     with pytest.raises(UsageError, match="classifier without its run"):

@@ -363,6 +363,7 @@ def test_evaluate_trains_its_judge_and_keeps_it(models, namap, tmp_path, monkeyp
     first = namap(*evaluate, "--train-classifier-on", "embedded:typeset/test")
     assert first[0] == 0, first[2]
     assert json.loads(namap(*evaluate)[1]) == json.loads(first[1])
+    assert namap(*evaluate, "--train-classifier-on", "embedded:typeset/test", "--seed", 3)[0] == 0
     code, _, err = namap(*evaluate, "--train-classifier-on", "embedded:typeset/train")
     assert code == 2 and "another data" in err, "a judge of other images is not taken for one of these"
 

@@ -1,4 +1,6 @@
+import errno
 import io
+import os
 import struct
 import zlib
 from pathlib import Path
@@ -13,7 +15,7 @@ from PIL import Image, ImageCms
 from namap.data import ImageDomain, UnreadableImage, load_domain, open_queries, read_image, room
 from namap.data.batches import never
 from namap.data.coverage import compare_coverage, shrink
-from namap.data.domain import unique_names
+from namap.data.folders import unique_names
 from namap.errors import DataError, StorageError
 
 RAMP = np.tile(np.arange(0, 256, 8, dtype=np.uint8), (32, 1))
@@ -135,6 +137,44 @@ def test_a_folder_skips_and_lists_what_it_cannot_read(tmp_path):
         load_domain(pictures)
 
 
+def test_what_is_left_out_is_said_once(tmp_path, capsys):
+    pictures = folder(tmp_path / "y")
+    (pictures / "05.png").write_bytes(b"")
+    load_domain(load_domain(pictures, 16), 32)
+    said = f"warning: {pictures}: 1 of 20 images cannot be read and are left out; `namap check-data {pictures}` lists"
+    assert capsys.readouterr().err.splitlines() == [f"{said} them"]
+    assert load_domain(pictures, tell=False).skipped and not capsys.readouterr().err
+
+
+def test_links_are_followed_but_not_round(tmp_path):
+    folder(tmp_path / "elsewhere", 2)
+    real = tmp_path / "real"
+    real.mkdir()
+    folder(real / "cat", 3)
+    (real / "dog").symlink_to(tmp_path / "elsewhere")
+    (real / "dog" / "up").symlink_to(real)
+    (real / "self.png").symlink_to("self.png")
+    (real / "gone").symlink_to(tmp_path / "nowhere")
+    domain = load_domain(real)
+    assert domain.files == ["cat/00.png", "cat/01.png", "cat/02.png", "dog/00.png", "dog/01.png"]
+    assert domain.classes == ["cat", "dog"]
+
+
+def test_a_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch):
+    pictures, scandir = folder(tmp_path / "y", 3), os.scandir
+    (pictures / "shut").mkdir()
+
+    def refuse(place):  # not by its mode, which says nothing to root
+        if Path(place).name == "shut":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(place))
+        return scandir(place)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    for read in (load_domain, lambda source: open_queries(source, 32, 1)):
+        with pytest.raises(DataError, match=r"y/shut: cannot be read \(Permission denied\); allow it"):
+            read(pictures)
+
+
 def test_missing_and_empty_folders(tmp_path):
     with pytest.raises(DataError, match="no such folder"):
         load_domain(tmp_path / "nothing")
@@ -174,6 +214,17 @@ def test_names_are_unique_whatever_the_file_system(names):
     found = unique_names(names)
     assert len({n.casefold() for n in found}) == len(names)
     assert not any("/" in n for n in found)
+
+
+def test_names_fit_a_file_system_however_long_the_paths_are():
+    long = "年" * 80
+    files = ["a/b.png", f"{long}.jpg", f"{long}.png", f"{long}一.png", f"{long}/{long}.png", f"{'x' * 200}.png"]
+    names = unique_names(files)
+    assert (names[0], names[-1]) == ("a_b", "x" * 200)
+    assert len({*names}) == len(files)
+    assert max(len(os.fsencode(name)) for name in names) <= 200
+    assert names[3].startswith("年" * 60) and unique_names(files) == names
+    assert len({n.casefold() for n in unique_names([*files, *(f"{n}.png" for n in names)])}) == 2 * len(files)
 
 
 def test_npz(tmp_path):

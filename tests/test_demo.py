@@ -6,6 +6,8 @@ import pytest
 import namap.demo as demo
 import namap.kinds as kinds
 import namap.speed as speed
+from namap.data.embedded import font_files
+from namap.errors import UsageError
 
 
 def test_a_short_demo_writes_a_self_contained_report_and_resumes(tmp_path, monkeypatch):
@@ -22,10 +24,24 @@ def test_a_short_demo_writes_a_self_contained_report_and_resumes(tmp_path, monke
     for words in ("digits kept", "copy baseline", "generator, seconds", "Training of the generator", "data:image/webp"):
         assert words in html
     assert "http" not in html
+    with pytest.raises(UsageError, match=r"another precision .*; use --overwrite or another --outdir"):
+        demo.run_demo(tmp_path, [0, 1], precision="bf16" if summary["precision"] == "fp32" else "fp32")
+    font = font_files()[0]
+    with pytest.raises(UsageError, match=r"another fonts \(\[\], now \['\w{16}'\]\)"):
+        demo.run_demo(tmp_path, [0], [font])
     (tmp_path / "metrics.json").unlink()
     again = demo.run_demo(tmp_path, [0, 1], quiet=True)
     assert again["kept"] == summary["kept"]
     assert again["seeds"]["0"]["confusion"] == summary["seeds"]["0"]["confusion"]
+
+
+@pytest.mark.parametrize("name", ["metrics.json", "report.html", "analogies.png"])
+def test_a_demo_leaves_what_is_somebody_elses(tmp_path, name):
+    (tmp_path / name).write_text('{"kept": 0.5}')
+    with pytest.raises(UsageError, match=f"holds no demo of namap, and its {name} would be lost"):
+        demo.run_demo(tmp_path, quiet=True)
+    assert (tmp_path / name).read_text() == '{"kept": 0.5}'
+    assert len([*tmp_path.iterdir()]) == 1
 
 
 @pytest.fixture

@@ -101,9 +101,10 @@ def test_only_a_nam_and_only_the_queries_of_its_fit(nam, faces, monkeypatch, cap
         distil(mapping, faces, quiet=True, rat=1)
     np.savez(tmp_path / "y.npz", x=faces.images)
     command = ("distil", nam, "--data", f"{tmp_path}/y.npz:x", "--outdir", tmp_path / "fast", "--images", 64, "--quiet",
-               "--set", "width=8", "--json")  # fmt: skip
+               "--set", "width=8", "--set", "seed=3", "--json")  # fmt: skip
     code, out, err = call(monkeypatch, capsys, *command)
     assert code == 0, err
     assert json.loads(out)["losses"].keys() == {"encoder", "table", "chance"}
+    assert json.loads((tmp_path / "fast" / "run.json").read_text())["run"]["seed"] == 3
     options = ("--outdir", tmp_path / "out", "--npz", "--refine", 1)
     assert call(monkeypatch, capsys, "translate", tmp_path / "fast", f"{tmp_path}/y.npz:x", *options)[0] == 0

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tracemalloc
 from collections import namedtuple
 
 import numpy as np
@@ -106,6 +107,16 @@ def test_good_data_and_small_content(handwriting):
     (what, remedy), *_ = inspect_domain(ImageDomain.from_array(images))
     assert "most of an image is background" in what
     assert "closer to their content" in remedy
+
+
+def test_advice_takes_little_memory():
+    images = np.tile(np.random.default_rng(0).integers(0, 256, (40, 3, 64, 64), np.uint8), (150, 1, 1, 1))
+    domain = ImageDomain.from_array(images)
+    tracemalloc.start()
+    inspect_domain(domain)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1.5 * images.nbytes, f"{peak / images.nbytes:.1f} times the images"
 
 
 # ---- generators -------------------------------------------------------------------------------------------------

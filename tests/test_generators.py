@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,7 @@ from namap.generators.families.stack import StackTree
 from namap.runs import read_log
 from namap.settings import make_settings
 from namap.tensors import random_stream
+from test_cli import call
 
 
 class Foreign(nn.Module):
@@ -263,3 +265,15 @@ def test_odd_sizes_and_hostile_configurations_are_refused():
     for change in ({"latent_dim": 2**40}, {"width": -1}, {"channels": "1"}, {"kind": "os.system"}, {"extra": 1}):
         with pytest.raises(StorageError):
             build_generator(good | change, "here")
+
+
+def test_a_setting_decides_where_no_flag_does(monkeypatch, capsys):
+    def resolved(*options: object) -> tuple[int, int]:
+        command = ("train-generator", "--data", "embedded:typeset/test", "--outdir", "o", "--dry-run", *options)
+        found = json.loads(call(monkeypatch, capsys, *command)[1])
+        return found["latent_dim"], found["seed"]
+
+    given = ("--set", "latent-dim=12", "--set", "seed=7")
+    assert resolved() == (64, 0)
+    assert resolved(*given) == (12, 7)
+    assert resolved(*given, "--latent-dim", 5, "--seed", 0) == (5, 0)

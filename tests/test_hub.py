@@ -14,6 +14,7 @@ import yaml
 from huggingface_hub import constants
 from PIL import Image
 
+from namap.card import claim_card
 from namap.checkpoint import load_directory
 from namap.errors import StorageError, UsageError
 from namap.generators import load_generator, wrap_generator
@@ -141,6 +142,15 @@ def test_push_and_card_from_the_command_line(online, fitted, monkeypatch, capsys
     code, _, err = call(monkeypatch, capsys, *again)
     assert code == 2 and "is no card of namap" in err
     assert (tmp_path / "card" / "README.md").read_text() == "# Mine"
+
+
+def test_a_picture_without_a_card_is_somebody_elses(tmp_path):
+    claim_card(tmp_path)
+    (tmp_path / "analogies.png").write_bytes(b"mine")
+    with pytest.raises(UsageError, match=r"analogies.png: is no card of namap"):
+        claim_card(tmp_path)
+    (tmp_path / "README.md").write_text("---\nlibrary_name: namap\n---")
+    claim_card(tmp_path)
 
 
 @pytest.mark.parametrize(

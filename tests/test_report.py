@@ -100,6 +100,9 @@ def test_the_queries_of_the_fit_are_found_or_asked_for(work, generator, handwrit
     (work / "wae" / "run.json").write_text(json.dumps(record))  # as runs were before they recorded it
     with pytest.raises(UsageError, match="names no queries; give --data SRC"):
         page(work / "wae")
+    (work / "wae" / "run.json").write_text(json.dumps({**record, "source": "webdataset:y.tar"}))
+    with pytest.raises(UsageError, match=r"cannot be read again \(webdataset:y\.tar: is read as .*; give --data SRC"):
+        page(work / "wae")
     VAENAM(generator, **SMALL).fit(TEST, tmp_path / "run", quiet=True)
 
 

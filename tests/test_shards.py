@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import zipfile
 from collections import Counter
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import tiny
 
 from namap import checkpoint
 from namap.data import load_domain, open_queries
+from namap.data.batches import never
 from namap.data.feeding import StreamFeed, open_stream
 from namap.errors import DataError, Interrupted, StorageError, UsageError
 from namap.mapping import Mapping
@@ -108,6 +110,32 @@ def test_translate_reads_shards_and_a_second_time_only_what_is_missing(source, i
     (tmp_path / names[15]).unlink()
     assert 0 < translate_files(mapping, again, tmp_path, **translate) <= 10 + 2
     assert sorted(p.name for p in tmp_path.glob("*.png")) == names
+
+
+def test_pictures_of_a_zip_are_a_data_set(images, tmp_path):
+    with zipfile.ZipFile(tmp_path / "train.zip", "w") as archive:
+        for i, image in enumerate(images[:20]):
+            archive.writestr(f"{i:02}.png", encode_png(image))
+    (batch,) = open_queries(f"datasets:{tmp_path}", 32, 1).read(100, never)
+    np.testing.assert_array_equal(batch.images, images[:20])
+    queries = open_queries(f"datasets:{tmp_path}", 32, 1)
+    (tmp_path / "train.zip").unlink()
+    with pytest.raises(DataError, match=r"cannot be read on \(.*train\.zip"):
+        next(queries.read(100, never))
+
+
+@pytest.mark.parametrize(("broken", "sound"), [(100, 0), (11, 89), (10, 90), (120, 1200)])
+def test_more_than_a_tenth_of_a_stream_end_it(images, tmp_path, broken, sound):
+    files = {f"a{i:03}.png": b"no picture" for i in range(broken)}
+    write_tar(tmp_path / "q.tar", files | {f"b{i:04}.png": encode_png(images[i % 40]) for i in range(sound)})
+    queries = open_queries(f"webdataset:{tmp_path}/q.tar", 32, 1)
+    if broken == 10:
+        assert sum(len(batch.names) for batch in queries.read(16, never)) == sound
+        assert (queries.total, len(queries.skipped)) == (100, 10)
+        return
+    told = "112 of 112" if broken == 120 else f"{broken} of 100"
+    with pytest.raises(DataError, match=rf"q\.tar: {told} images .*first 00000_000000_a000: .*; write these shards"):
+        [*queries.read(16, never)]
 
 
 def test_what_cannot_be_read_is_named(tars, tmp_path, monkeypatch):

@@ -15,6 +15,7 @@ import torch
 
 from .checkpoint import parse_json
 from .data.images import SUFFIXES, UnreadableImage, read_image
+from .data.places import keep_apart, list_files, open_place
 from .errors import DataError, NamapError, StorageError, UsageError
 from .mapping import Mapping
 from .pictures import encode_png
@@ -93,9 +94,11 @@ def translate_on_ray(
     Raises:
         DataError: nothing to read, or no column of pictures.
         StorageError: `outdir` cannot be written, or the work was given up.
-        UsageError: Ray is not installed, or `outdir` holds another translation.
+        UsageError: Ray is not installed, or `outdir` lies in `source` or holds another translation.
     """
     ray = import_ray()
+    with ray_errors(ray, source, outdir):
+        keep_apart(outdir, source)
     mapping = Mapping.from_pretrained(model, **options)
     how = {"refine": refine, "seed": seed, "temperature": temperature}
     with ray_errors(ray, source, outdir), on_cluster(ray, quiet):
@@ -237,28 +240,6 @@ def ray_errors(ray: Any, source: str, outdir: str) -> Iterator[None]:
 def _last_line(error: BaseException) -> str:
     lines = [line for line in str(error).strip().splitlines() if line.strip()]
     return lines[-1].strip()[:300] if lines else type(error).__name__
-
-
-def open_place(uri: str) -> tuple["fs.FileSystem", str]:
-    """The file system of a path or a URI, and the path in it."""
-    from pyarrow import fs
-
-    if "://" in uri:
-        return fs.FileSystem.from_uri(uri)
-    return fs.LocalFileSystem(), str(Path(uri).absolute())
-
-
-def list_files(system: "fs.FileSystem", place: str, suffixes: frozenset[str]) -> list[str]:
-    """Files of a directory and below with one of these suffixes, or the one file that `place` is, in order."""
-    from pyarrow import fs
-
-    info = system.get_file_info(place)
-    if info.is_file:
-        return [place] if Path(place).suffix.lower() in suffixes else []
-    if info.type == fs.FileType.NotFound:
-        return []
-    found = system.get_file_info(fs.FileSelector(place, recursive=True))
-    return sorted(f.path for f in found if f.is_file and Path(f.path).suffix.lower() in suffixes)
 
 
 def claim(system: "fs.FileSystem", place: str, wanted: dict[str, Any], overwrite: bool) -> np.ndarray:

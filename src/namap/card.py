@@ -20,9 +20,9 @@ from . import checkpoint
 from .analogies import Analogies
 from .data import ImageDomain, load_domain
 from .errors import UsageError, one_line
-from .files import storage_errors
+from .files import storage_errors, write_file
 from .generators import Generator, WarpedGenerator
-from .pictures import to_picture
+from .pictures import to_picture, write_picture
 from .recipes import Recipe
 from .tensors import Images, XImages, from_numpy, to_uint8
 from .voting import read_whole_log
@@ -132,22 +132,23 @@ def write_card(
     text = environment.get_template("card.md").render(values)
     with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        picture.save(folder / PICTURE)
-        (folder / "README.md").write_text(text)
+        write_file(folder / "README.md", text.encode())  # first: by it `claim_card` knows the picture
+        write_picture(folder / PICTURE, picture)
 
 
 def claim_card(folder: Path) -> None:
     """Leave alone what is no card.
 
     Raises:
-        UsageError: `folder` has a README.md that `write_card` did not write.
+        UsageError: `folder` has a README.md that `write_card` did not write, or an analogies.png without a card.
         StorageError: it cannot be read.
     """
     path = folder / "README.md"
     with storage_errors(path):
-        foreign = path.exists() and "library_name: namap" not in path.read_text(errors="replace")
-    if foreign:
-        raise UsageError(f"{path}: is no card of namap, and would be lost; choose another directory")
+        ours = path.is_file() and "library_name: namap" in path.read_text(errors="replace")
+        foreign = [p for p in (path, folder / PICTURE) if p.exists() or p.is_symlink()]
+    if foreign and not ours:
+        raise UsageError(f"{foreign[0]}: is no card of namap, and would be lost; choose another directory")
 
 
 def front_matter(mapping: Fitted, license: str) -> str:

@@ -12,7 +12,7 @@ from .cli_bench import bench
 from .cli_data import check_data
 from .cli_match import match
 from .cli_translate import translate
-from .console import end, keep_freed_memory, leave, parse_range, parse_seeds, read_settings, say, take_part
+from .console import end, keep_apart, keep_freed_memory, leave, parse_range, parse_seeds, read_settings, say, take_part
 from .errors import DataError, Interrupted, NamapError, StorageError, UsageError
 from .options import (
     AsJson,
@@ -28,8 +28,8 @@ from .options import (
     Precision,
     QueriesOfFit,
     Quiet,
-    Seed,
     SeedOfFit,
+    SeedOfTranslation,
     Spatial,
     Spec,
     Stage,
@@ -149,6 +149,7 @@ def fit(
     from .mapping import METHODS
     from .recipes import make_recipe
 
+    keep_apart(outdir, data, x)
     flags = {"method": method, "loss": loss, "images": images, "seed": seed, "skip": mapper_skip}
     flags |= {"warp": warp, "query_size": query_size, "feature_cache_gb": feature_cache_gb, "kinds": kinds}
     settings = read_settings(config, set_ or [], **flags)
@@ -190,7 +191,7 @@ def evaluate(
     trust_pickle: TrustPickle = False,
     vgg_weights: VGGWeights = None,
     vgg_input: VGGInput = "torchvision",
-    seed: Seed = 0,
+    seed: SeedOfTranslation = 0,
     device: Device = "auto",
     precision: Precision = "auto",
     quiet: Quiet = False,
@@ -215,7 +216,7 @@ def evaluate(
     if queries.labels is None:
         raise DataError(f"{src}: the queries have no labels; evaluation compares with them")
     x = None if train_classifier_on is None else load_domain(train_classifier_on, quiet=quiet)
-    judge = obtain_classifier(classifier, x, seed, device=device, precision=precision, quiet=quiet)
+    judge = obtain_classifier(classifier, x, device=device, precision=precision, quiet=quiet)
     result = evaluate_kept(mapping, queries, judge, solutions=solutions, refine=refine, seed=seed, quiet=quiet)
     say(result.as_dict(), as_json, result.summary())
 

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from .console import parse_range, read_settings, say
+from .console import keep_apart, parse_range, read_settings, say
 from .options import (
     AsJson,
     Debug,
@@ -17,7 +17,7 @@ from .options import (
     Overwrite,
     Precision,
     Quiet,
-    Seed,
+    SeedOfFit,
     Source,
     Spatial,
     Stage,
@@ -28,9 +28,9 @@ from .options import (
 def train_generator(
     data: Source,
     outdir: Out,
-    latent_dim: Annotated[int, typer.Option(min=1, help="d, size of a code.")] = 64,
+    latent_dim: Annotated[int | None, typer.Option(min=1, help="d, size of a code. Default: 64.")] = None,
     images: Images = None,
-    seed: Seed = 0,
+    seed: SeedOfFit = None,
     size: Annotated[
         int | None,
         typer.Option(min=8, help="Side of the images: 32, 64, …; default: the data's, 32 for folders."),
@@ -71,6 +71,7 @@ def train_generator(
     from .generators import find_family, train_generator
     from .settings import make_settings
 
+    keep_apart(outdir, data)
     settings = read_settings(
         None,
         set_ or [],

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from .console import read_settings, say
+from .console import keep_apart, read_settings, say
 from .errors import UsageError, warn
 from .options import (
     AsJson,
@@ -17,7 +17,7 @@ from .options import (
     Overwrite,
     Precision,
     Quiet,
-    Seed,
+    SeedOfFit,
     Source,
     TrustPickle,
     VGGInput,
@@ -111,7 +111,7 @@ def distil(
     data: Source,
     outdir: Out,
     images: Images = None,
-    seed: Seed = 0,
+    seed: SeedOfFit = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any setting; may be repeated.")
     ] = None,
@@ -130,6 +130,7 @@ def distil(
     from .distilling import distil as train
     from .mapping import Mapping
 
+    keep_apart(outdir, data)
     settings = read_settings(None, set_ or [], images=images, seed=seed)
     mapping = Mapping.from_pretrained(
         model, generator, trust_pickle, vgg_weights=vgg_weights, vgg_input=vgg_input, device=device, precision=precision

@@ -16,7 +16,7 @@ from .options import (
     Overwrite,
     Precision,
     Quiet,
-    Seed,
+    SeedOfFit,
     VGGInput,
     VGGWeights,
 )
@@ -42,7 +42,7 @@ def match(
     npz: Annotated[bool, typer.Option("--npz", help="--inexact: one analogies.npz in place of PNGs.")] = False,
     vgg_weights: VGGWeights = None,
     vgg_input: VGGInput = "torchvision",
-    seed: Seed = 0,
+    seed: SeedOfFit = None,
     overwrite: Overwrite = False,
     dry_run: DryRun = False,
     device: Device = "auto",
@@ -54,14 +54,13 @@ def match(
     """Match every query with an image of X, without pairs: matches.csv (NAM Eq. 1), or --inexact (Eq. 2)."""
     from .matching import make_recipe, run_matching
 
-    if npz and not inexact:
-        raise UsageError("--npz: an exact matching writes no pictures; use it with --inexact")
     settings = read_settings(None, set_ or [], loss=loss, seed=seed, inexact=inexact or None, reuse=reuse or None)
     recipe = make_recipe(settings, vgg_weights)
+    if npz and not recipe.inexact:
+        raise UsageError("--npz: an exact matching writes no pictures; use it with --inexact")
     if dry_run:
         return say({"x": x, "y": y, "outdir": str(outdir), **asdict(recipe)})  # pyright: ignore[reportArgumentType]
-    for source in (x, y):
-        keep_apart(outdir, source)
+    keep_apart(outdir, x, y)
     options: dict[str, Any] = {"vgg_weights": vgg_weights, "vgg_input": vgg_input, "npz": npz}
     options |= {"device": device, "precision": precision, "quiet": quiet, "overwrite": overwrite}
     metrics = run_matching(x, y, outdir, size=size, **options, **settings)

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from .console import keep_apart, say
+from .errors import StorageError, UsageError
 from .options import (
     AsJson,
     Debug,
@@ -56,6 +57,8 @@ def explore(
     from .networks import VGGFeatures
     from .tensors import place
 
+    keep_apart(outdir, query)
+    claim_exploration(outdir)
     options = {"vgg_weights": vgg_weights, "vgg_input": vgg_input, "device": device, "precision": precision}
     mapping = Mapping.from_pretrained(model, generator, trust_pickle, **options)
     domain = load_domain(query, mapping.image_size, mapping.channels, quiet)
@@ -68,6 +71,24 @@ def explore(
         f"{solutions} solutions: diversity {found.diversity:.3f} ({found.distance}), mean loss {found.fidelity:.3f}; "
         f"{outdir}/explore.png",
     )
+
+
+def claim_exploration(folder: Path) -> None:
+    """Leave alone what `explore` did not write.
+
+    Raises:
+        UsageError: `folder` has an explore.json of something else, or an explore.png without these numbers.
+    """
+    from .checkpoint import read_json
+
+    numbers = folder / "explore.json"
+    try:
+        ours = numbers.is_file() and {"diversity", "fidelity", "segment_losses"} <= read_json(numbers).keys()
+    except StorageError:
+        ours = False
+    foreign = [path for path in (numbers, folder / "explore.png") if path.exists() or path.is_symlink()]
+    if foreign and not ours:
+        raise UsageError(f"{foreign[0]}: is no exploration of namap, and would be lost; use another --outdir")
 
 
 def train_mapper(
@@ -94,6 +115,7 @@ def train_mapper(
     from .networks import VGGFeatures
     from .strong import train_mapper as train
 
+    keep_apart(outdir, data)
     options = {"vgg_weights": vgg_weights, "vgg_input": vgg_input, "device": device, "precision": precision}
     mapping = Mapping.from_pretrained(model, generator, trust_pickle, **options)
     features = None if vgg_weights is None else VGGFeatures(vgg_weights, 3, vgg_input)

@@ -54,6 +54,8 @@ def translate(
     debug: Debug = False,
 ) -> None:
     """Write the analogies of queries: STEM.png, STEM_k1.png …, analogies.npz or Parquet. What is there is kept."""
+    if engine != "ray" and "://" in outdir:
+        raise UsageError(f"--outdir {outdir}: a URI needs --engine ray; without, name a directory")
     keep_apart(outdir, src)
     loading = {"generator": generator, "trust_pickle": trust_pickle, "vgg_weights": vgg_weights}
     loading |= {"vgg_input": vgg_input, "device": device, "precision": precision}

@@ -6,6 +6,7 @@ import os
 import socket
 import sys
 import traceback
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Never
 
@@ -43,16 +44,19 @@ def read_settings(config: Path | None, pairs: list[str], **flags: Any) -> dict[s
     return {**settings, **{k: v for k, v in flags.items() if v is not None}}
 
 
-def keep_apart(outdir: str | Path, source: str) -> None:
-    """Refuse to write among the images of a source.
+def keep_apart(outdir: str | Path, *sources: str | None) -> None:
+    """Refuse to write among the images of a source; what is no path, such as `embedded:NAME/SPLIT`, has no place.
 
     Raises:
         UsageError: `outdir` is their folder or lies in it, or is the folder of the one picture.
     """
-    place, images = Path(outdir).resolve(), Path(source).resolve()
-    picture = images.is_file() and images.suffix.lower() != ".npz"
-    if (images.is_dir() and place.is_relative_to(images)) or (picture and place == images.parent):
-        raise UsageError(f"--outdir {outdir}: lies in the folder of the images; choose another")
+    place = Path(outdir).resolve()
+    for source in (s for s in sources if s is not None):
+        with suppress(OSError):  # a pattern of shards may be longer than any path
+            images = Path(source).resolve()
+            picture = images.is_file() and images.suffix.lower() != ".npz"
+            if (images.is_dir() and place.is_relative_to(images)) or (picture and place == images.parent):
+                raise UsageError(f"--outdir {outdir}: lies in the folder of the images; choose another")
 
 
 def parse_seeds(text: str) -> list[int]:

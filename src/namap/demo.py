@@ -4,18 +4,21 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from .analogies import Analogies
-from .checkpoint import read_json, write_json
+from .checkpoint import file_sha256, read_json, write_json
 from .data import ImageDomain, load_domain
 from .data.embedded import typeset
+from .errors import DataError, UsageError
 from .evaluation import Kept, evaluate_kept, obtain_classifier
 from .generators import train_generator
 from .generators.families import dcgan
 from .mapping import VAENAM, Mapping
+from .pictures import write_picture
 from .report import (
     Fitted,
     analogies_sheet,
@@ -26,7 +29,8 @@ from .report import (
     version_rows,
     write_page,
 )
-from .runs import read_log
+from .runs import differences, read_log
+from .tensors import pick_device, pick_precision
 from .voting import read_whole_log
 
 # Twelve numbers hold a digit, its face and its pose; a code with more reaches shapes that are no digit.
@@ -37,6 +41,8 @@ MAPPING = {"images": 128_000, "beta": 3e-3, "freedom": 0.12, "free_rate": 1e-3, 
 CLASSIFIER_IMAGES, CLASSIFIER_WIDTH = 48_000, 32
 SOLUTIONS, TEMPERATURE = 6, 2.0  # the mean, and five samples in other faces
 TRAINED = ("generator", "mapping", "classifier")
+WRITTEN = ("metrics.json", "report.html", "analogies.png")
+SUMMED = {"kept", "copy_baseline", "seconds", "seeds"}  # in every `metrics.json` of a demo
 
 
 @dataclass(frozen=True)
@@ -59,10 +65,18 @@ def run_demo(
 
     Everything resumes: a stage that is finished is loaded, one that was interrupted goes on, a finished demo is left
     alone.
+
+    Raises:
+        UsageError: `outdir` holds a demo with other fonts or precision, or files of something else.
+        DataError: a font that cannot be read.
     """
-    record = outdir / "metrics.json"
-    if record.exists() and read_json(record)["seeds"].keys() == {str(seed) for seed in seeds}:
-        return read_json(record)
+    asked = {
+        "fonts": [_known(font) for font in extra_fonts],
+        "precision": pick_precision(precision, pick_device(device)),
+    }
+    found = _claim(outdir, asked)
+    if found.keys() >= asked.keys() and found["seeds"].keys() == {str(seed) for seed in seeds}:
+        return found
     queries = load_domain("embedded:handwriting/test")
     runs = {
         seed: _run_seed(outdir / f"seed{seed}", seed, queries, extra_fonts, device, precision, quiet) for seed in seeds
@@ -76,10 +90,35 @@ def run_demo(
         "threads": torch.get_num_threads(),
         "seeds": {str(seed): {**run.result.as_dict(), "seconds": run.seconds} for seed, run in runs.items()},
         "versions": dict(version_rows()),
+        **asked,
     }
     _write_page(outdir, summary, runs[seeds[0]], seeds[0], queries)
-    write_json(record, summary)
+    write_json(outdir / "metrics.json", summary)
     return summary
+
+
+def _known(font: Path) -> str:
+    """A font by its content, wherever it lies."""
+    try:
+        return file_sha256(font)[:16]
+    except OSError as error:
+        raise DataError(f"{font}: not a font that can be read ({error.strerror})") from None
+
+
+def _claim(outdir: Path, asked: dict[str, Any]) -> dict[str, Any]:
+    """Take `outdir` for a demo that is asked for; return what an earlier one has summed up there, if anything."""
+    record = outdir / "metrics.json"
+    found = read_json(record) if record.is_file() else {}
+    summed = found.keys() >= SUMMED and isinstance(found["seeds"], dict)
+    begun = summed or (not found and any(outdir.glob("seed*/seconds.json")))
+    foreign = [name for name in WRITTEN if (outdir / name).exists() or (outdir / name).is_symlink()]
+    if foreign and not begun:
+        raise UsageError(f"{outdir}: holds no demo of namap, and its {foreign[0]} would be lost; use another --outdir")
+    changed = differences({key: found.get(key, value) for key, value in asked.items()}, asked)
+    if changed:
+        others = f"holds a demo with another {'; '.join(changed)}"
+        raise UsageError(f"{outdir}: {others}; use --overwrite or another --outdir")
+    return found
 
 
 def _run_seed(
@@ -133,7 +172,7 @@ def _write_page(outdir: Path, summary: dict, run: _Seed, seed: int, queries: Ima
     view = Fitted("mapping", run.mapping, queries, run.found, run.seconds["translation"], result, log, record)
     random = np.random.default_rng(0).permutation(len(queries))[:24].tolist()
     sheet = analogies_sheet(view, random)
-    sheet.resize((sheet.width * 2, sheet.height * 2), 0).save(outdir / "analogies.png")
+    write_picture(outdir / "analogies.png", sheet.resize((sheet.width * 2, sheet.height * 2), 0))
     seeds = ", ".join(f"{s}: {r['kept']:.1%}" for s, r in summary["seeds"].items())
     stages = [(f"{stage}, seconds", f"{seconds:.1f}") for stage, seconds in run.seconds.items()]
     learnt = training_section([("generator", read_log(place / "generator"))], "Training of the generator")

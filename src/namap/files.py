@@ -58,8 +58,8 @@ def _delete(path: Path) -> None:
 
 
 def beside(target: Path) -> Path:
-    """A hidden place of its own in the directory of `target`; nothing is made there yet."""
-    return target.with_name(f".{target.name}.{secrets.token_hex(6)}")
+    """A hidden place of its own in the directory of `target`, whose name may be as long as names can be."""
+    return target.with_name(f".namap.{secrets.token_hex(6)}")
 
 
 @contextmanager

@@ -110,11 +110,7 @@ class Model:
         quiet: bool = True,
         tolerance: float = 1e-3,
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Analogies of one batch of prepared queries: uint8 `[b k c h w]`, codes `[b k d]`, losses `[b k]`.
-
-        Raises:
-            UsageError: no solution is asked for, or iterations below zero.
-        """
+        """Analogies of one batch of prepared queries: uint8 `[b k c h w]`, codes `[b k d]`, losses `[b k]`."""
         if solutions < 1 or (refine is not None and refine < 0):
             raise UsageError(f"solutions={solutions}, refine={refine}: use 1 or more, and 0 or more")
         y, recipe, source = from_numpy(queries, self.device), self.recipe, self.fitted_codes

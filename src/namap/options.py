@@ -1,13 +1,31 @@
 """Options that several verbs of the command line share."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
+from .errors import UsageError
+
 RUNNING, FOREIGN = "Running", "Foreign generators and feature networks"  # panels of --help, below a verb's own options
 
-Out = Annotated[Path, typer.Option("--outdir", help="Directory of the run; the same command goes on there.")]
+
+def refuse_uri(outdir: Path) -> Path:
+    """A directory as it is; of a URI, a path keeps one of the two slashes, and would lie in a folder called `s3:`.
+
+    Raises:
+        UsageError: it is a URI.
+    """
+    if re.match(r"[a-z][a-z0-9+.-]+:/", str(outdir)):
+        raise UsageError(f"--outdir {outdir}: is a URI, to which only translate --engine ray writes; name a directory")
+    return outdir
+
+
+Out = Annotated[
+    Path,
+    typer.Option("--outdir", callback=refuse_uri, help="Directory of the run; the same command goes on there."),
+]
 Source = Annotated[
     str,
     typer.Option("--data", metavar="SRC", help="Folder, file.npz:key, torchvision:NAME/SPLIT or embedded:NAME/SPLIT."),
@@ -24,6 +42,9 @@ QueriesOfFit = Annotated[
 SEED = typer.Option("--seed", min=0, max=2**63 - 1, help="Decides initialisation, data order and noise.")
 Seed = Annotated[int, SEED]
 SeedOfFit = Annotated[int | None, SEED]  # None: that of the settings
+SeedOfTranslation = Annotated[
+    int, typer.Option("--seed", min=0, max=2**63 - 1, help="Decides the noise and the starts of the translation.")
+]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda[:n].", rich_help_panel=RUNNING)]
 Precision = Annotated[str, typer.Option("--precision", help="auto, fp32 or bf16.", rich_help_panel=RUNNING)]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bars.", rich_help_panel=RUNNING)]

@@ -2,6 +2,7 @@
 
 import io
 import json
+import unicodedata
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ import numpy as np
 
 from ..analogies import file_names
 from ..data import ImageDomain, UnreadableImage, read_image
-from ..data.domain import unique_names
+from ..data.folders import unique_names
 from ..errors import DataError
 from .sharing import png
 from .views import Explorer, Settings, has_several
@@ -25,7 +26,8 @@ def read_archive(path: str | Path) -> list[tuple[str, bytes]]:
     """Name and content of every file in a zip, in the order of the names.
 
     Raises:
-        DataError: no zip, damaged, encrypted, with names that leave the archive, with too many or too large files.
+        DataError: no zip, damaged, encrypted, with names that leave it or hold control characters, with too many or
+            too large files.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -54,8 +56,10 @@ def _check_entries(entries: list[zipfile.ZipInfo]) -> None:
     for entry in entries:
         name = entry.orig_filename
         windows = PureWindowsPath(name)
-        if ".." in windows.parts or windows.anchor or PurePosixPath(name).is_absolute() or not name.isprintable():
+        if ".." in windows.parts or windows.anchor or PurePosixPath(name).is_absolute():
             raise DataError(f"this zip holds a file named {name[:80]!r}, which leads out of it; rename it")
+        if any(unicodedata.category(c) in ("Cc", "Cs") for c in name):
+            raise DataError(f"this zip holds a file named {name[:80]!r}, with control characters; rename it")
         if entry.flag_bits & 1:
             raise DataError("this zip is encrypted; send it without a password")
         if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):

@@ -18,18 +18,21 @@ from numpy.lib import format as npy
 from .. import processes
 from ..errors import DataError, UsageError
 from .domain import (
+    MAX_UNREADABLE,
     ImageDomain,
     check_key,
     check_packed,
-    list_pictures,
     load_domain,
     readable_npz,
     split_npz,
     too_many,
-    unique_names,
 )
+from .folders import list_pictures, unique_names
 from .images import UnreadableImage, read_image
 from .shards import is_stream, open_shards
+
+FEWEST = 1000  # images that a stream is taken to hold until its end is there
+AGAIN = "write these shards again"
 
 T = TypeVar("T")
 
@@ -156,33 +159,42 @@ def _open_shards(text: str, size: int, channels: int) -> QueryStream:
         except UnreadableImage as error:
             return str(error)
 
-    def decode(batch: list[tuple[str, bytes]], finished: Finished, pool: Executor) -> QueryBatch | None:
+    def decode(batch: list[tuple[str, bytes]], seen: int, finished: Finished, pool: Executor) -> QueryBatch | None:
         left = [name for name, _ in batch if not finished(name, 0)]
         if not left:
             return None
         found = dict(zip((name for name, _ in batch), pool.map(picture, (c for _, c in batch)), strict=True))
         stream.skipped.extend((name, r) for name, r in found.items() if isinstance(r, str))
-        too_many(Path(text), stream.skipped, max(stream.total or 0, 1000))
+        if len(stream.skipped) > MAX_UNREADABLE * FEWEST:
+            too_many(text, stream.skipped, seen, AGAIN)
         kept = {name: r for name, r in found.items() if not isinstance(r, str)}
         return QueryBatch([*kept], np.stack([*kept.values()])) if kept.keys() & set(left) else None
 
     def read(batch_size: int, finished: Finished) -> Iterator[QueryBatch]:
         mine = range(processes.rank(), len(shards), processes.count())
         samples = (sample for shard in mine for sample in shards.named(shard))
-        stream.total, ahead = 0, None
+        stream.total, stream.skipped, ahead = 0, [], None
         with ThreadPoolExecutor() as pool, ThreadPoolExecutor(1) as reader:
             while batch := [*islice(samples, batch_size)]:
                 stream.total += len(batch)
-                now, ahead = ahead, reader.submit(decode, batch, finished, pool)
+                now, ahead = ahead, reader.submit(decode, batch, stream.total, finished, pool)
                 if now is not None and (decoded := now.result()):
                     yield decoded
             if ahead is not None and (decoded := ahead.result()):
                 yield decoded
-        if not stream.total and processes.is_main():
-            raise DataError(f"{text}: holds no images")
+        _check_end(text, stream)
 
     stream.read = read
     return stream
+
+
+def _check_end(source: str, stream: QueryStream) -> None:
+    """Raise a DataError where all processes together have found nothing, or too much that cannot be read."""
+    ends = processes.everyones([stream.total, stream.skipped])
+    total, skipped = sum(end[0] for end in ends), [(name, reason) for end in ends for name, reason in end[1]]
+    if not total:
+        raise DataError(f"{source}: holds no images")
+    too_many(source, skipped, total, AGAIN)
 
 
 def _changed(file: Path) -> int:

@@ -2,14 +2,12 @@
 
 import hashlib
 import json
-import os
-from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from zipfile import ZipInfo
 
 import numpy as np
@@ -18,10 +16,11 @@ from jaxtyping import Int, UInt8
 from torchvision.transforms import v2
 from tqdm import tqdm
 
-from ..errors import DataError, UsageError
+from ..errors import DataError, UsageError, warn
 from ..files import storage_errors, write_file
 from . import embedded
-from .images import LARGE, MAX_RATIO, SUFFIXES, UnreadableImage, read_image
+from .folders import list_pictures, unique_names
+from .images import LARGE, MAX_RATIO, UnreadableImage, read_image
 from .room import close_gaps, is_grey, make_room
 from .shards import is_stream
 
@@ -164,7 +163,11 @@ def _resize(images: np.ndarray, size: int) -> np.ndarray:
 
 
 def load_domain(
-    source: str | Path | ImageDomain, size: int | None = None, channels: int | None = None, quiet: bool = True
+    source: str | Path | ImageDomain,
+    size: int | None = None,
+    channels: int | None = None,
+    quiet: bool = True,
+    tell: bool = True,
 ) -> ImageDomain:
     """Read the images that `source` names.
 
@@ -175,6 +178,7 @@ def load_domain(
         size: side of the square images in pixels; None keeps arrays as they are and takes 32 for folders.
         channels: 1 or 3; None keeps arrays as they are and takes 3 for folders of colour pictures, else 1.
         quiet: no progress bar where a folder takes long.
+        tell: warn of pictures that cannot be read, in one line; they are in `skipped` in any case.
 
     Returns:
         Images uint8 `[n c s s]`, 0..255: pictures of a folder are cut to squares from their centre and resized.
@@ -203,7 +207,12 @@ def load_domain(
         return _load_npz(text).resized(size, channels)
     if Path(text).is_file():
         return _load_picture(Path(text), size or 32, channels)
-    return _load_folder(Path(text), size or 32, channels, quiet)
+    domain = _load_folder(Path(text), size or 32, channels, quiet)
+    if domain.skipped and tell:
+        count = len(domain.skipped)
+        left = f"{count} of {count + len(domain)} images cannot be read and are left out"
+        warn(f"{text}: {left}; `namap check-data {text}` lists them")
+    return domain
 
 
 def _load_picture(path: Path, size: int, channels: int | None) -> ImageDomain:
@@ -213,7 +222,7 @@ def _load_picture(path: Path, size: int, channels: int | None) -> ImageDomain:
     except UnreadableImage as error:
         raise DataError(f"{path}: {error}; give another picture, or a folder of them") from None
     grey = channels is None and (image == image[:1]).all()
-    return ImageDomain(image[None, :1] if grey else image[None], None, [path.stem], str(path))
+    return ImageDomain(image[None, :1] if grey else image[None], None, unique_names([path.name]), str(path))
 
 
 def split_npz(text: str) -> tuple[Path, str]:
@@ -275,32 +284,17 @@ def check_packed(member: ZipInfo) -> None:
         raise ValueError(f"{member.filename} unpacks from {member.compress_size} to {member.file_size} bytes: a bomb?")
 
 
-def list_pictures(folder: Path) -> list[str]:
-    """The pictures in a folder and below, as paths within it, in order.
-
-    Raises:
-        DataError: no such folder, or no picture in it.
-    """
-    if not folder.is_dir():
-        raise DataError(
-            f"{folder}: no such folder; give a folder of images, a picture, file.npz:key or torchvision:NAME/SPLIT"
-        )
-    found = []  # of strings: a Path takes ten times the memory, and there may be millions
-    for place, _, files in os.walk(folder):
-        within = Path(place).relative_to(folder).as_posix()
-        pictures = (f for f in files if Path(f).suffix.lower() in SUFFIXES and (Path(place) / f).is_file())
-        found += pictures if within == "." else (f"{within}/{f}" for f in pictures)
-    if not found:
-        raise DataError(f"{folder}: no images ({', '.join(sorted(SUFFIXES))}) in this folder or below")
-    return sorted(found, key=lambda path: path.replace("/", "\0"))  # part by part, as paths are ordered
-
-
-def too_many(folder: Path, skipped: list[tuple[str, str]], count: int) -> None:
-    """Raise a DataError where too many of a folder's `count` pictures cannot be read."""
+def too_many(
+    source: Path | str,
+    skipped: list[tuple[str, str]],
+    count: int,
+    remedy: str = "re-save or delete them, `namap check-data` lists them all",
+) -> None:
+    """Raise a DataError where too many of `count` pictures of a source cannot be read."""
     if len(skipped) > MAX_UNREADABLE * count:
         path, reason = skipped[0]
         problem = f"{len(skipped)} of {count} images cannot be read, first {path}: {reason}"
-        raise DataError(f"{folder}: {problem}; re-save or delete them, `namap check-data` lists them all", skipped)
+        raise DataError(f"{source}: {problem}; {remedy}", skipped)
 
 
 def _load_folder(folder: Path, size: int, channels: int | None, quiet: bool) -> ImageDomain:
@@ -340,29 +334,6 @@ def _folder_labels(files: list[str]) -> tuple[np.ndarray | None, list[str]]:
     digits = all(c.isdecimal() and len(c) <= 4 for c in classes)  # longer ones are dates or numbers of articles
     number = {c: int(c) if digits else i for i, c in enumerate(classes)}
     return np.array([number[p.parts[0]] for p in paths], dtype=np.int64), [] if digits else classes
-
-
-def unique_names(files: list[str]) -> list[str]:
-    """Stems, nested folders joined with `_`; whatever would collide keeps more of its path, then gets a number.
-
-    >>> unique_names(["a.jpg", "a.png", "b/c.png"])
-    ['a_jpg', 'a_png', 'b_c']
-    """
-    stems, full = [], []
-    for path in map(PurePosixPath, files):
-        stems.append("_".join([*path.parent.parts, path.stem]))
-        full.append(f"{stems[-1]}_{path.suffix[1:].lower()}")
-    count = Counter(s.casefold() for s in stems)
-    chosen = [s if count[s.casefold()] == 1 else f for s, f in zip(stems, full, strict=True)]
-    taken: set[str] = {c.casefold() for c, n in zip(chosen, stems, strict=True) if c == n}
-    names = []
-    for name, stem in zip(chosen, stems, strict=True):
-        unique, suffix = name, 2
-        while name != stem and unique.casefold() in taken:
-            unique, suffix = f"{name}_{suffix}", suffix + 1
-        taken.add(unique.casefold())
-        names.append(unique)
-    return names
 
 
 def _torchvision_sets() -> dict[str, Callable[[str, str], object]]:

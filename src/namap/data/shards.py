@@ -8,7 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from ..errors import DataError, UsageError
+from ..errors import DataError, NamapError, UsageError
 from .images import SUFFIXES
 
 SCHEMES = ("webdataset:", "datasets:")
@@ -88,6 +88,7 @@ def _matching(part: str) -> list[str]:
 def _open_datasets(source: str, rest: str) -> Shards:
     try:
         import datasets
+        from datasets.utils.file_utils import xopen
     except ImportError:
         raise UsageError(f"{source}: needs Hugging Face datasets; pip install 'namap[datasets]'") from None
     path, _, split = rest.partition(":")
@@ -104,11 +105,17 @@ def _open_datasets(source: str, rest: str) -> Shards:
 
     def read(shard: int, start: int) -> Iterator[tuple[str, bytes]]:
         part = found.shard(num_shards=found.num_shards, index=shard)
-        for row in part.skip(start) if start else part:
-            picture = row[column] or {}
-            content = picture.get("bytes") or b""
-            if not content and picture.get("path"):
-                content = Path(picture["path"]).read_bytes()
-            yield "", content
+        try:
+            for row in part.skip(start) if start else part:
+                picture = row[column] or {}
+                content = picture.get("bytes") or b""
+                if not content and picture.get("path"):  # maybe of a file in an archive: zip://NAME::PATH
+                    with xopen(picture["path"], "rb") as file:
+                        content = file.read()
+                yield "", content
+        except NamapError:
+            raise
+        except Exception as error:  # as above
+            raise DataError(f"{source}: cannot be read on ({' '.join(str(error).split())[:200]})") from None
 
     return Shards(source, [f"{split or 'train'} {i} of {found.num_shards}" for i in range(found.num_shards)], read)

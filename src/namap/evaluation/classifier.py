@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from ..data import ImageDomain
 from ..errors import DataError, StorageError, UsageError
 from ..generators import find_model, freeze
 from ..networks import NIN
-from ..runs import occupied
+from ..runs import differences, occupied
 from ..tensors import autocast, from_numpy, pick_device, pick_precision, place
 from ..training import Run, identity, train
 
@@ -78,6 +79,12 @@ class Classifier:
                 f"{queries.source}: classes of the {named} have names, of the {numbered} numbers; rename them"
             )
         if not self.names:
+            unknown = queries.labels[queries.labels >= self.classes]
+            if len(unknown):
+                known = f"0 to {self.classes - 1}"
+                raise DataError(
+                    f"{queries.source}: class {unknown[0]} is none of the classifier's, which are {known}; leave it out"
+                )
             return queries.labels
         missing = [name for name in queries.classes if name not in self.names]
         if missing:
@@ -154,6 +161,7 @@ def train_classifier(
 
     Raises:
         DataError: the images have no labels.
+        UsageError: `outdir` holds another classifier; the differences are named.
     """
     if domain.labels is None or len(domain) < 2:
         raise DataError(f"{domain.source}: has no labels, or one image; a classifier needs more")
@@ -168,7 +176,10 @@ def train_classifier(
     run = Run(images, 128, seed, device, precision, quiet=quiet, label="training the classifier")
     labels = checkpoint.digest({"labels": torch.from_numpy(domain.labels)})
     task = ClassifierTask(network, {"kind": "nin", "width": network.width, "labels": labels})
-    with occupied(outdir, identity(task, domain, run)) as finished:
+    wanted = identity(task, domain, run)
+    if outdir is not None:
+        refuse_another(outdir, wanted)
+    with occupied(outdir, wanted) as finished:
         if finished and outdir is not None:
             return Classifier.load(outdir, device)
         train(task, domain, run, outdir)
@@ -179,6 +190,16 @@ def train_classifier(
         if outdir is not None:
             classifier.save(outdir / "final")
     return classifier
+
+
+def refuse_another(outdir: Path, wanted: dict[str, Any]) -> None:
+    """Name what differs from the classifier that was trained in `outdir`, where there is one."""
+    record = outdir / "run.json"
+    found = checkpoint.read_json(record) if record.exists() else wanted
+    changed = differences({**found, "source": None}, {**wanted, "source": None})
+    if changed:
+        remedy = "leave out --train-classifier-on, or name another --classifier"
+        raise UsageError(f"{outdir}: holds a run with another {'; '.join(changed)}; {remedy}")
 
 
 def obtain_classifier(

@@ -152,14 +152,14 @@ def _source(home: Path, records: Sequence[dict[str, Any]]) -> str:
 
 
 def _read(source: str, shape: tuple[int, int], home: Path | None, quiet: bool) -> ImageDomain:
-    """The queries, (side, channels) as given; those that only `home` names may have gone.
+    """The queries, (side, channels) as given; those that only `home` names may have gone, or be a stream.
 
     Raises:
-        UsageError: they have.
+        UsageError: they have, or are.
     """
     try:
         return load_domain(source, *shape, quiet=quiet)
-    except DataError as error:
+    except (DataError, UsageError) as error:
         if home is None:
             raise
         raise UsageError(f"{home}: the queries of its fit cannot be read again ({error}); give --data SRC") from None
