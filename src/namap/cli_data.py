@@ -33,7 +33,7 @@ def check_data(
 
     check_sheet(kinds, sheet)
     try:
-        domain = load_domain(src, size, quiet=quiet)
+        domain = load_domain(src, size, quiet=quiet, tell=False)
     except DataError as error:
         for path, reason in error.skipped:
             typer.echo(one_line(f"unreadable {path}: {reason}"), err=as_json)
