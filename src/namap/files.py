@@ -13,6 +13,7 @@ from typing import IO
 from .errors import StorageError
 
 SCRATCH = re.compile(r"\..+\.[0-9a-f]{12}")
+NAMED = 200  # bytes of a name that its scratch keeps: a file system takes 255
 
 
 @contextmanager
@@ -59,7 +60,8 @@ def _delete(path: Path) -> None:
 
 def beside(target: Path) -> Path:
     """A hidden place of its own in the directory of `target`, whose name may be as long as names can be."""
-    return target.with_name(f".namap.{secrets.token_hex(6)}")
+    start = os.fsencode(target.name)[:NAMED].decode(errors="ignore")
+    return target.with_name(f".{start}.{secrets.token_hex(6)}")
 
 
 @contextmanager

@@ -170,14 +170,14 @@ def recall_generator(
     else:
         generator = build_generator(saved, where)
         checkpoint.load_weights(generator, tensors, where)
-    own = generator.inner if isinstance(generator, WarpedGenerator) else generator
-    if given is not None and not foreign and checkpoint.digest(own.state_dict()) != checkpoint.digest(tensors):
-        raise UsageError(f"{where}: was fitted to a generator of other weights; give that one, or none: it is inside")
     found = {**generator.identity, **{k: getattr(generator, k) for k in ("latent_dim", "image_size", "channels")}}
     for key in ("latent_dim", "image_size", "channels", *(("image_range", "stage", "weights") if foreign else ())):
         expected = saved.get(key, None if foreign else found[key])
         if found.get(key) != expected:
             raise UsageError(f"{where}: expects {key} {expected}, the generator has {found.get(key)}")
+    own = generator.inner if isinstance(generator, WarpedGenerator) else generator
+    if given is not None and not foreign and checkpoint.digest(own.state_dict()) != checkpoint.digest(tensors):
+        raise UsageError(f"{where}: was fitted to a generator of other weights; give that one, or none: it is inside")
     sums = found.get("source"), sorted((saved.get("source") or {"sha256": {}})["sha256"].values())
     if foreign and all(sums) and sums[0] != sums[1]:
         raise UsageError(f"{where}: was fitted to other files than those of this generator; give the same ones")
