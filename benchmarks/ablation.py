@@ -21,8 +21,8 @@ from namap.errors import UsageError
 from namap.recipes import make_recipe
 from namap.settings import make_settings
 
-from .runner import RESULTS, cells_home, configuration, forget_lost_generator, make_scene, measure
-from .scene import Scene
+from .runner import RESULTS, cells_home, configuration, forget_lost_weights, make_scene, measure
+from .scene import Scene, of_recipe
 
 RESULTS_FILE = "ablation.jsonl"
 OF_GENERATOR = "generator."
@@ -70,7 +70,7 @@ def ablate(
     rows = []
     for name, changed, varied in [vary(scene, *parse_change(change)) for change in changes]:
         g = home / f"{varied.generator_cell}-0"
-        forget_lost_generator(varied, g)
+        forget_lost_weights(varied, g)
         measure(varied, "generator", 0, g, quiet)
         slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
         wanted = configuration(varied, "namap", None)
@@ -88,7 +88,7 @@ def vary(scene: Scene, name: str, changes: dict[str, Any]) -> tuple[str, dict[st
     """The scene with some settings of the mapping or, with the prefix `generator.`, of G changed."""
     own = {key: value for key, value in changes.items() if not key.startswith(OF_GENERATOR)}
     of_generator = {k.removeprefix(OF_GENERATOR): v for k, v in changes.items() if k.startswith(OF_GENERATOR)}
-    checked = asdict(make_recipe(scene.ours | own))
+    checked = own | asdict(make_recipe(of_recipe(scene.ours | own)))
     own = {key: checked[key] for key in own}
     experiment, cell = replace(scene.experiment, ours=scene.ours | own), "generator"
     if of_generator:

@@ -23,9 +23,10 @@ from namap.solving import optimise_codes
 from namap.tensors import autocast, from_numpy, pick_precision, random_stream, to_uint8
 
 from .baselines import RIVALS, train_rival
-from .scene import Answer, Row, Scene
+from .scene import REFINE, Answer, Row, Scene, of_recipe
 
 INVERSION_STARTS, INVERSION_STEPS = 4, 200
+QUICK_STEPS = 5
 NAM_STEPS = 100  # of Eq. 6, as in VAE-NAM's comparison of run times
 
 
@@ -69,18 +70,34 @@ def paper(method: str) -> Callable[[Scene, int, float, Path], Answer]:
     return run
 
 
+def one_pass(scene: Scene, seed: int, seconds: float, home: Path) -> Answer:
+    """The mapping of the row `namap`, without the iterations of Eq. 6 that follow its one pass there."""
+    mapping = Mapping.from_pretrained(home.parent / f"namap-{seed}" / "final", **scene.vgg)
+    return translated(scene, mapping, seed, 0)
+
+
 def fitted(scene: Scene, seed: int, home: Path, settings: dict[str, Any]) -> Answer:
-    """Fit, translate the test queries, and give what can be seen without labels."""
-    mapping = make_mapping(scene, settings, own_generator(scene, home, seed), seed)
+    """Fit, translate the test queries, and give what can be seen without labels.
+
+    Args:
+        settings: of the recipe, with its method, and `refine`: iterations of Eq. 6 at inference.
+    """
+    steps = settings.get(REFINE, NAM_STEPS if settings["method"] == "nam" else 0)
+    mapping = make_mapping(scene, of_recipe(settings), own_generator(scene, home, seed), seed)
     mapping.fit(scene.y_train, home, x=scene.x_train if mapping.recipe.kinds else None)
+    answer = translated(scene, mapping, seed, steps)
+    answer.evidence["diversity_of_analogies"] = read_log(home)[-1]["diversity"]
+    answer.images_seen = mapping.recipe.images
+    return answer
+
+
+def translated(scene: Scene, mapping: Mapping, seed: int, steps: int) -> Answer:
+    """The answers of a mapping to the test queries, after `steps` iterations of Eq. 6."""
     # VAE-NAM samples; an autoencoder has one answer, and NAM's starts cost a hundred passes through VGG each.
-    solutions = scene.experiment.solutions if settings["method"] == "vae" else 1
-    refine = (5 if scene.quick else NAM_STEPS) if settings["method"] == "nam" else None
-    found = mapping.translate(scene.y_test, solutions, refine, seed=seed)
-    last = read_log(home)[-1]
-    losses = found.losses[:, 0]
-    evidence = {"loss": float(losses.mean()), "diversity_of_analogies": last["diversity"]}
-    return Answer(found.x, "y_test", mapping.recipe.images, evidence, asdict(mapping.recipe), losses)
+    solutions = scene.experiment.solutions if mapping.method == "vae" else 1
+    found = mapping.translate(scene.y_test, solutions, min(steps, QUICK_STEPS) if scene.quick else steps, seed=seed)
+    losses, settings = found.losses[:, 0], {**asdict(mapping.recipe), REFINE: steps}
+    return Answer(found.x, "y_test", 0, {"loss": float(losses.mean())}, settings, losses)
 
 
 def make_mapping(scene: Scene, settings: dict[str, Any], g: Generator, seed: int) -> Mapping:
@@ -178,6 +195,7 @@ def _rivals(name: str) -> Callable[[Scene], dict[str, Any]]:
 
 
 GENERATOR = Row(generator, "samples of G")
+ONE_PASS = Row(one_pass, "namap, one pass alone", _ours, ("namap",))  # where namap's answers are refined
 PAPERS = {"nam": "NAM", "ae": "AE-NAM", "vae": "VAE-NAM"}
 ROWS: dict[str, Row] = {
     "generator": GENERATOR,

@@ -95,8 +95,8 @@ def run_bench(
         own = {m: own_seed(scene.experiment, m, seed) for m in rows_of(scene.experiment).keys() | set(wanted)}
         missing = [m for m in wanted if not finished(home / f"{m}-{own[m]}", configuration(scene, m, budget_min))]
         order = in_order(scene.experiment, missing, own_budget=budget_min is None)
-        if any("generator" in find_row(scene.experiment, method).needs for method in order):
-            forget_lost_generator(scene, home / f"generator-{seed}")
+        for method in {needed for wanting in order for needed in find_row(scene.experiment, wanting).needs}:
+            forget_lost_weights(scene, home / f"{method}-{seed}")
         for method in order:
             measure(scene, method, own[method], home / f"{method}-{own[method]}", quiet, budget_min)
     return collect(scene, home, home if quick else results)
@@ -133,9 +133,9 @@ def own_seed(experiment: Experiment, method: str, seed: int) -> int:
     return 0 if find_row(experiment, method).once else seed
 
 
-def forget_lost_generator(scene: Scene, cell: Path) -> None:
-    """Let a generator be trained again, to the same weights, that rows need and that only the results know of."""
-    trained = not isinstance(scene.generator, str | None)
+def forget_lost_weights(scene: Scene, cell: Path) -> None:
+    """Let a row be trained again, to the same weights, that others need and that only the results know of."""
+    trained = not cell.name.startswith("generator") or not isinstance(scene.generator, str | None)
     if trained and (cell / "result.json").exists() and not (cell / "final").is_dir():
         shutil.rmtree(cell)
 

@@ -25,6 +25,7 @@ QUICK_IMAGES = 2000
 HELD_OUT = 1000
 ANGLES, CAR_SIDE = "angles.csv", 64  # a folder of cars has this list beside them
 SAMPLES = "samples"  # of the generator, where X has no images of its own
+REFINE = "refine"  # among the settings of a mapping's row, not of its recipe: iterations of Eq. 6 at inference
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class Experiment:
         sources: of each collection of data: `reference` (the one that `--data-root` holds) or `papers`.
         headline: the measures that the results table shows, with their headings.
         generator: recipe of G, or what `load_generator` takes; None where rows have their own.
-        ours: settings of namap's best recipe, beyond the defaults.
+        ours: settings of namap's best recipe, beyond the defaults, and `refine`.
         papers: settings of the rows that repeat the papers.
         rivals: settings of a rival, where its publication has some of its own for such data.
         judge: makes, from a scene and a directory to keep classifiers in, the function that scores answers.
@@ -240,6 +241,11 @@ class Scene:
         """The network of every perceptual measure: four blocks of VGG-16."""
         weights = self.vgg.get("vgg_weights")
         return VGGFeatures(weights, 4, self.vgg.get("vgg_input", "torchvision"))
+
+
+def of_recipe(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a row that are those of its recipe."""
+    return {key: value for key, value in settings.items() if key != REFINE}
 
 
 def origin(file: Path) -> str:

@@ -15,7 +15,7 @@ from benchmarks.experiments import EXPERIMENTS
 from benchmarks.experiments.avatars import UNSEEN, visible_labels
 from benchmarks.experiments.cars import angles, residuals
 from benchmarks.experiments.styles import material
-from benchmarks.scene import half_images
+from benchmarks.scene import half_images, of_recipe
 from PIL import Image
 
 from namap.errors import DataError, UsageError
@@ -70,7 +70,7 @@ def test_missing_data_is_named(tmp_path):
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_an_experiments_settings_are_settings_of_a_fit(name):
     for settings in (EXPERIMENTS[name].ours, EXPERIMENTS[name].papers):
-        make_recipe(settings)
+        make_recipe(of_recipe(settings))
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)

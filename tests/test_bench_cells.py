@@ -53,7 +53,7 @@ def test_rows_that_the_results_have_are_not_measured_again(tmp_path, capsys):
     assert "leaves out nearest-0, of another configuration: solutions (99, now" in capsys.readouterr().err
     summary = runner.run_bench("handwriting2print", [0], ["copy"], None, "reference", None, runs, tmp_path)
     assert [(c["method"], c["measures"]["kept"]) for c in summary["cells"]] == [("generator", None), ("copy", 0.5)]
-    runner.forget_lost_generator(scene, home / "generator-0")
+    runner.forget_lost_weights(scene, home / "generator-0")
     assert not (home / "generator-0").exists()
 
 

@@ -9,6 +9,7 @@ from namap.evaluation.metrics import perceptual_distance
 from namap.generators.families import dcgan
 
 from ..judging import EACH, Realism, label_judge
+from ..methods import ONE_PASS, ROWS
 from ..scene import Experiment, Judge, Scene, Sources
 
 HEADLINE = {
@@ -53,8 +54,9 @@ def pairs(name: str, item: str, what: str, file: str, folder: str) -> Experiment
             ),
         },
         generator=dcgan.Recipe(latent_dim=100),
-        ours={},
+        ours={"beta": 5e-3, "refine": 100, "code_rate": 0.1},
         papers={"beta": 1e-3},
+        rows=ROWS | {"one-pass": ONE_PASS},
         judge=pair_judge,
         lower=item != "shoes",  # whose first measure is the class kept
         headline={key: value for key, value in HEADLINE.items() if item == "shoes" or key != "kept"},
