@@ -104,6 +104,7 @@ def test_an_ablation_changes_the_mapping_or_g_and_leaves_the_test_split_alone(tm
         ablation.vary(scene, "wrong", {"betta": 1})
     with pytest.raises(UsageError, match="of the generator"):
         ablation.vary(scene, "wrong", {"generator.widht": 1})
+    assert ablation.vary(scene, "refined", {"refine": 30})[2].ours["refine"] == 30
     wanted = runner.configuration(other, "namap", None)
     again = runner.as_wanted(scene, wanted)
     assert again.generator == other.generator and again.ours == other.ours and again.held_out

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks import cells, figures, runner
+from benchmarks import cells, figures, methods, runner
 from benchmarks.experiments import EXPERIMENTS
 
 from namap.checkpoint import read_json, write_json
@@ -55,6 +56,15 @@ def test_rows_that_the_results_have_are_not_measured_again(tmp_path, capsys):
     assert [(c["method"], c["measures"]["kept"]) for c in summary["cells"]] == [("generator", None), ("copy", 0.5)]
     runner.forget_lost_weights(scene, home / "generator-0")
     assert not (home / "generator-0").exists()
+
+
+def test_answers_are_refined_and_those_of_one_pass_are_not(tmp_path):
+    scene = runner.make_scene("handwriting2print", "reference", tmp_path, quick=True)
+    scene = replace(scene, experiment=replace(scene.experiment, ours={"refine": 3}, solutions=2))
+    methods.generator(scene, 0, 0.0, tmp_path / "generator-0")
+    refined, alone = (run(scene, 0, 0.0, tmp_path / "namap-0") for run in (methods.namap, methods.one_pass))
+    assert (refined.settings["refine"], alone.settings["refine"]) == (3, 0)
+    assert refined.evidence["loss"] < alone.evidence["loss"] and (refined.x != alone.x).any()
 
 
 def test_the_budget_of_a_wanted_row_leaves_the_others_theirs(tmp_path):

@@ -21,7 +21,7 @@ from .analogies import Analogies
 from .data import ImageDomain, load_domain
 from .errors import UsageError, one_line
 from .files import storage_errors, write_file
-from .generators import Generator, WarpedGenerator
+from .generators import Generator, unwarped
 from .pictures import to_picture, write_picture
 from .recipes import Recipe
 from .tensors import Images, XImages, from_numpy, to_uint8
@@ -191,8 +191,7 @@ def _sheet(rows: list[Tensor]) -> Image.Image:
 
 def domain_rows(mapping: Fitted, x: str, y: str, data: Any) -> list[tuple[str, str]]:
     """What is known of the two domains."""
-    own = mapping.generator
-    inner = own.inner if isinstance(own, WarpedGenerator) else own
+    inner = unwarped(mapping.generator)
     colours = {1: "grey", 3: "RGB"}
     shape = f"{inner.image_size} x {inner.image_size}, {colours[inner.channels]}, codes of {inner.latent_dim} numbers"
     rows = [("X, of the analogies", x), ("generator of X", f"{inner.config['kind']}, {shape}")]
@@ -217,8 +216,7 @@ def _words(text: str) -> str:
 
 def bring_generator(mapping: Fitted) -> dict[str, str]:
     """What the reader must add to the card's examples where the generator is somebody else's."""
-    own = mapping.generator
-    config = (own.inner if isinstance(own, WarpedGenerator) else own).config
+    config = unwarped(mapping.generator).config
     if config["kind"] != "foreign":
         return {"option": "", "argument": "", "bring": ""}
     spec = (config.get("source") or {}).get("spec")

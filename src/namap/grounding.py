@@ -13,7 +13,7 @@ from .analogies import Analogies
 from .checkpoint import digest
 from .data import ImageDomain
 from .errors import UsageError
-from .generators import WarpedGenerator
+from .generators import unwarped
 from .mapping import Mapping
 from .tensors import XImages, autocast, from_numpy, place, to_uint8
 
@@ -45,8 +45,7 @@ class Grounding:
         Raises:
             UsageError: the name is taken, or the generator is another one.
         """
-        generator = mapping.generator
-        weights = digest((generator.inner if isinstance(generator, WarpedGenerator) else generator).state_dict())
+        weights = digest(unwarped(mapping.generator).state_dict())
         if name in self.mappings:
             raise UsageError(f"grounding: there is a domain {name!r} already")
         if self.mappings and weights != self.generator:

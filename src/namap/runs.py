@@ -23,12 +23,15 @@ LEFT_BY_RUNS = (
     *OURS, "run.json", "skipped.jsonl", "report.html", "analogies.png", "seed[0-9]*", "matches.csv", "analogies.npz",
     "before-the-vote", "kinds",
 )  # fmt: skip
+REMEDY = "use --overwrite or another --outdir"
 PLACED = {"step", "images", "seconds"}  # of every line of the log
 Row = dict[str, Any]  # a line of the log: numbers, and lists with a number for each dimension of the code
 
 
 @contextmanager
-def occupied(outdir: Path | None, wanted: dict[str, Any], overwrite: bool = False) -> Iterator[bool]:
+def occupied(
+    outdir: Path | None, wanted: dict[str, Any], overwrite: bool = False, remedy: str = REMEDY
+) -> Iterator[bool]:
     """Hold `outdir` for the run of this identity; yield whether it has finished already, drop its checkpoints after.
 
     Without an `outdir` nothing is held and nothing has finished. Of several processes main holds it for all.
@@ -37,6 +40,7 @@ def occupied(outdir: Path | None, wanted: dict[str, Any], overwrite: bool = Fals
         outdir: the directory.
         wanted: the identity.
         overwrite: an earlier run there makes room, whatever it was.
+        remedy: what to do where the directory holds another run.
 
     Raises:
         UsageError: it holds a run of another identity, or another process has one; the differences are named. Or what
@@ -50,7 +54,7 @@ def occupied(outdir: Path | None, wanted: dict[str, Any], overwrite: bool = Fals
     with hold(outdir):
         if overwrite:
             clear(outdir)
-        yield processes.of_main(claim(outdir, wanted))
+        yield processes.of_main(claim(outdir, wanted, remedy))
         shutil.rmtree(outdir / "checkpoints", ignore_errors=True)
 
 
@@ -107,7 +111,7 @@ def clear(outdir: Path) -> None:
         remove(path)
 
 
-def claim(outdir: Path, wanted: dict[str, Any]) -> bool:
+def claim(outdir: Path, wanted: dict[str, Any], remedy: str = REMEDY) -> bool:
     """Take `outdir` for the run of this identity; return whether it has finished already (`final/` is there).
 
     The `source` of the data is recorded and may change: what they are decides, not where they are.
@@ -121,9 +125,7 @@ def claim(outdir: Path, wanted: dict[str, Any]) -> bool:
     if record.exists():
         changed = differences({**checkpoint.read_json(record), "source": None}, {**wanted, "source": None})
         if changed:
-            raise UsageError(
-                f"{outdir}: holds a run with another {'; '.join(changed)}; use --overwrite or another --outdir"
-            )
+            raise UsageError(f"{outdir}: holds a run with another {'; '.join(changed)}; {remedy}")
     else:
         foreign = [name for name in OURS if (outdir / name).exists() or (outdir / name).is_symlink()]
         if foreign:

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +13,7 @@ from ..data import ImageDomain
 from ..errors import DataError, StorageError, UsageError
 from ..generators import find_model, freeze
 from ..networks import NIN
-from ..runs import differences, occupied
+from ..runs import occupied
 from ..tensors import autocast, from_numpy, pick_device, pick_precision, place
 from ..training import Run, identity, train
 
@@ -177,9 +176,8 @@ def train_classifier(
     labels = checkpoint.digest({"labels": torch.from_numpy(domain.labels)})
     task = ClassifierTask(network, {"kind": "nin", "width": network.width, "labels": labels})
     wanted = identity(task, domain, run)
-    if outdir is not None:
-        refuse_another(outdir, wanted)
-    with occupied(outdir, wanted) as finished:
+    remedy = "leave out --train-classifier-on, or name another --classifier"
+    with occupied(outdir, wanted, remedy=remedy) as finished:
         if finished and outdir is not None:
             return Classifier.load(outdir, device)
         train(task, domain, run, outdir)
@@ -190,16 +188,6 @@ def train_classifier(
         if outdir is not None:
             classifier.save(outdir / "final")
     return classifier
-
-
-def refuse_another(outdir: Path, wanted: dict[str, Any]) -> None:
-    """Name what differs from the classifier that was trained in `outdir`, where there is one."""
-    record = outdir / "run.json"
-    found = checkpoint.read_json(record) if record.exists() else wanted
-    changed = differences({**found, "source": None}, {**wanted, "source": None})
-    if changed:
-        remedy = "leave out --train-classifier-on, or name another --classifier"
-        raise UsageError(f"{outdir}: holds a run with another {'; '.join(changed)}; {remedy}")
 
 
 def obtain_classifier(

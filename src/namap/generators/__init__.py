@@ -7,10 +7,10 @@ from .inspection import inspect_generator
 from .loading import build_generator, find_model, load_generator, recall_generator, remember_generator
 from .simulator import FaceSimulator
 from .training import GeneratorRecipe, find_family, train_generator
-from .warped import WarpedGenerator
+from .warped import WarpedGenerator, unwarped
 
 __all__ = [
     "DCGAN", "FaceSimulator", "Generator", "GeneratorRecipe", "WarpedGenerator", "WrappedGenerator", "build_generator",
     "check_generator", "device_of", "find_family", "find_model", "freeze", "inspect_generator", "load_generator",
-    "prior", "recall_generator", "remember_generator", "sample", "train_generator", "wrap_generator",
+    "prior", "recall_generator", "remember_generator", "sample", "train_generator", "unwarped", "wrap_generator",
 ]  # fmt: skip

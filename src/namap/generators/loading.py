@@ -13,7 +13,7 @@ from .base import Generator, freeze
 from .foreign import open_foreign, reference_files
 from .simulator import FaceSimulator
 from .training import find_family
-from .warped import WarpedGenerator
+from .warped import unwarped
 
 LIMITS = {"latent_dim": 65536, "image_size": 4096, "channels": 3, "width": 2048, "stages": 8}
 
@@ -131,7 +131,7 @@ def _simulator(spec: str) -> Generator:
 
 def remember_generator(generator: Generator) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     """What a saved mapping holds of its generator: configuration and weights; a foreign one is only referred to."""
-    own = generator.inner if isinstance(generator, WarpedGenerator) else generator
+    own = unwarped(generator)
     if own.config["kind"] == "foreign":
         return {**own.config, "weights": own.identity["weights"]}, {}
     return own.config, own.state_dict()
@@ -175,7 +175,7 @@ def recall_generator(
         expected = saved.get(key, None if foreign else found[key])
         if found.get(key) != expected:
             raise UsageError(f"{where}: expects {key} {expected}, the generator has {found.get(key)}")
-    own = generator.inner if isinstance(generator, WarpedGenerator) else generator
+    own = unwarped(generator)
     if given is not None and not foreign and checkpoint.digest(own.state_dict()) != checkpoint.digest(tensors):
         raise UsageError(f"{where}: was fitted to a generator of other weights; give that one, or none: it is inside")
     sums = found.get("source"), sorted((saved.get("source") or {"sha256": {}})["sha256"].values())

@@ -63,3 +63,8 @@ class WarpedGenerator(Generator):
         """What the code says of each image's place: see `namap.networks.warp.pose_of`."""
         with torch.no_grad():
             return pose_of(code[:, -len(POSE) :])
+
+
+def unwarped(generator: Generator) -> Generator:
+    """G itself, where a generator is one with a warp behind it."""
+    return generator.inner if isinstance(generator, WarpedGenerator) else generator
