@@ -153,6 +153,15 @@ def test_a_query_that_has_converged_makes_room(method, generator, handwriting):
     torch.testing.assert_close(found, whole, rtol=0.1, atol=1e-3)  # under a VAE's noise a query may stop early
 
 
+def test_codes_refined_without_noise_reconstruct_better(generator, handwriting):
+    with_noise, without = (
+        fitted("vae", generator, handwriting, loss="l2", images=2560, refine_noise=share) for share in (1.0, 0.0)
+    )
+    queries = handwriting.subset(slice(0, 16))
+    assert (with_noise.translate(queries).x == without.translate(queries).x).all()  # the fits are the same
+    assert without.translate(queries, refine=60).losses.mean() < with_noise.translate(queries, refine=60).losses.mean()
+
+
 @pytest.mark.parametrize("method", ["nam", "vae"])
 def test_what_a_query_finds_does_not_depend_on_its_neighbours(method, generator, handwriting):
     mapping = fitted(method, generator, handwriting, loss="l2", images=2560)

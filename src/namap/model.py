@@ -119,12 +119,17 @@ class Model:
             with torch.no_grad():
                 rng = random_stream(seed, device=self.device)
                 starts = source.starts(y, solutions, rng, temperature)
-                spread = source.spread(y) if steps else None
+                spread = self.refine_spread(y) if steps else None
             given = (self.generator, self.mapper, self.make_reconstruction(), y, starts)
             z, losses, x = optimise_codes(*given, steps, recipe.code_rate, weight, spread, quiet, tolerance)
             if recipe.warp:
                 x = self.generator.picture(z.flatten(0, 1)).unflatten(0, z.shape[:2])
         return to_uint8(x).cpu().numpy(), z.cpu().numpy(), losses.cpu().numpy()
+
+    def refine_spread(self, y: Images) -> Float[Tensor, "b d"] | None:
+        """Standard deviation of the noise under which the codes of y are optimised, `[b d]`; None: without noise."""
+        spread = self.fitted_codes.spread(y) if self.recipe.refine_noise else None
+        return None if spread is None else self.recipe.refine_noise * spread
 
     @torch.no_grad()
     def map_forward(self, x: XImages, like: Float[Tensor, "b l h w"] | None = None) -> Images:

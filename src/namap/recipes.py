@@ -34,6 +34,8 @@ class Recipe:
         rate: Adam's learning rate of E, and of T's local part.
         free_rate: of the CRN in an `earned` mapper.
         code_rate: of NAM's code table, and of codes that are optimised at inference.
+        refine_noise: share of sigma(y) that stays as noise on a code while it is optimised at inference. 1: what E was
+            trained under, which keeps the meaning of an answer; 0: none, where its contours matter most.
         encoder_width: channels of E's first convolution.
         queries: how many training queries NAM draws at random (0: all).
         blocks: VGG blocks of the perceptual loss.
@@ -62,6 +64,7 @@ class Recipe:
     rate: float = Field(default=3e-3, gt=0)
     free_rate: float = Field(default=3e-4, gt=0)
     code_rate: float = Field(default=0.03, gt=0)
+    refine_noise: float = Field(default=1.0, ge=0, le=1)
     encoder_width: int = Field(default=64, ge=1, le=2048)
     queries: int = Field(default=0, ge=0)
     blocks: int = Field(default=3, ge=1, le=5)

@@ -213,7 +213,7 @@ def start_search(mapping: Mapping, y: torch.Tensor, settings: Settings) -> CodeS
         starts = source.starts(y, solutions, random_stream(settings.seed, device=y.device), settings.temperature)
         networks = (mapping.generator, mapping.mapper, mapping.make_reconstruction())
         weight = recipe.beta * source.norm_weight
-        return CodeSearch(*networks, y, starts, steps, recipe.code_rate, weight, source.spread(y))
+        return CodeSearch(*networks, y, starts, steps, recipe.code_rate, weight, mapping.refine_spread(y))
 
 
 def has_several(mapping: Mapping) -> bool:
