@@ -49,12 +49,21 @@ def test_numbers_stay_what_they_are(judge, tmp_path):
     numbered = folder(tmp_path / "y", "1", "7", count=2)
     assert numbered.classes == [] and numbered.labels.tolist() == [1, 1, 7, 7]
     assert replace(judge, names=(), classes=8).labels_of(numbered).tolist() == [1, 1, 7, 7]
-    with pytest.raises(DataError, match="class 7 is none of the classifier's, which are 0 to 1"):
+    with pytest.raises(DataError, match="class 7 is none of the classifier's, which are 0, 1;"):
         replace(judge, names=()).labels_of(numbered)
     with pytest.raises(DataError, match="classes of the classifier have names, of the queries numbers"):
         judge.labels_of(numbered)
     with pytest.raises(DataError, match="has no labels"):
         judge.labels_of(folder(tmp_path / "y" / "1"))
+
+
+def test_a_number_that_the_judge_never_saw_is_refused(tmp_path):
+    train_classifier(folder(tmp_path / "x", "1", "7"), tmp_path / "judge", images=200, width=4, quiet=True)
+    judge = Classifier.load(tmp_path / "judge")
+    assert (judge.classes, judge.numbers) == (8, (1, 7))
+    assert judge.labels_of(folder(tmp_path / "y", "7", count=2)).tolist() == [7, 7]
+    with pytest.raises(DataError, match="class 3 is none of the classifier's, which are 1, 7;"):
+        judge.labels_of(folder(tmp_path / "z", "1", "3"))
 
 
 def test_a_judge_of_other_images_is_refused(judge, place, tmp_path):

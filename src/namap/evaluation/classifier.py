@@ -1,5 +1,6 @@
 """The judge: a Network-in-Network classifier trained on real images of X only."""
 
+import reprlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -34,6 +35,7 @@ class Classifier:
         width: of the network.
         accuracy_on_x: on real images of X that it was not trained on; None where none were held out.
         names: of the classes; empty where these are numbers.
+        numbers: of the classes that it has seen, where these are numbers; empty: all from 0 on.
     """
 
     network: NIN
@@ -43,6 +45,7 @@ class Classifier:
     width: int
     accuracy_on_x: float | None = None
     names: tuple[str, ...] = ()
+    numbers: tuple[int, ...] = ()
 
     @torch.no_grad()
     def probabilities(self, images: UInt8[np.ndarray, "n c h w"], batch_size: int = 500) -> Float[np.ndarray, "n k"]:
@@ -78,9 +81,10 @@ class Classifier:
                 f"{queries.source}: classes of the {named} have names, of the {numbered} numbers; rename them"
             )
         if not self.names:
-            unknown = queries.labels[queries.labels >= self.classes]
+            numbers = self.numbers or range(self.classes)
+            unknown = np.setdiff1d(queries.labels, numbers)
             if len(unknown):
-                known = f"0 to {self.classes - 1}"
+                known = reprlib.repr(list(numbers)).strip("[]")
                 raise DataError(
                     f"{queries.source}: class {unknown[0]} is none of the classifier's, which are {known}; leave it out"
                 )
@@ -102,6 +106,7 @@ class Classifier:
             "width": self.width,
             "accuracy_on_x": self.accuracy_on_x,
             "names": self.names,
+            "numbers": self.numbers,
         }
         checkpoint.save_directory(path, self.network.state_dict(), config)
 
@@ -127,11 +132,15 @@ class Classifier:
         names = config.get("names", [])
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise StorageError(f"{source}: classifier names {names!r} are not a list of words")
+        numbers = config.get("numbers", [])
+        if not isinstance(numbers, list) or not all(type(n) is int and 0 <= n < classes for n in numbers):
+            raise StorageError(f"{source}: classifier numbers {numbers!r} are not a list of numbers below {classes}")
         with torch.device("meta"):
             network = NIN(channels, classes, width)
         checkpoint.load_weights(network, tensors, source)
         network = freeze(place(network, pick_device(device)))
-        return cls(network, size, channels, classes, width, config.get("accuracy_on_x"), tuple(names))
+        accuracy = config.get("accuracy_on_x")
+        return cls(network, size, channels, classes, width, accuracy, tuple(names), tuple(numbers))
 
 
 def train_classifier(
@@ -165,6 +174,7 @@ def train_classifier(
     if domain.labels is None or len(domain) < 2:
         raise DataError(f"{domain.source}: has no labels, or one image; a classifier needs more")
     classes = int(domain.labels.max()) + 1
+    numbers = () if domain.classes else tuple(np.unique(domain.labels).tolist())
     if held_out is None:
         order = np.random.default_rng(0).permutation(len(domain))
         tenth = max(1, len(order) // 10)
@@ -182,7 +192,7 @@ def train_classifier(
             return Classifier.load(outdir, device)
         train(task, domain, run, outdir)
         shape = (domain.size, domain.channels, classes, width)
-        classifier = Classifier(freeze(network), *shape, names=tuple(domain.classes))
+        classifier = Classifier(freeze(network), *shape, names=tuple(domain.classes), numbers=numbers)
         assert held_out.labels is not None
         classifier = replace(classifier, accuracy_on_x=classifier.accuracy(held_out.images, held_out.labels))
         if outdir is not None:
