@@ -17,7 +17,7 @@ Strips = dict[str, Image.Image]  # of a figure, from top to bottom: the queries,
 
 
 def draw(scene: Scene, home: Path, titles: dict[str, str], before: Strips) -> Strips:
-    """A column a query that every row answers. Rows are those with seed 0; below samples of G there are no queries.
+    """A column a query that every row answers. Rows are those with seed 0; samples of G, which answer none, come last.
 
     Args:
         scene: whose test queries are shown.
@@ -29,7 +29,7 @@ def draw(scene: Scene, home: Path, titles: dict[str, str], before: Strips) -> St
     count = min([len(queries), *(len(x) for method, x in answers.items() if method != "generator")])
     shown = np.random.default_rng(0).permutation(count)[:QUERIES]
     strips = {"query": sheet({"query": list(queries[shown])})}
-    for method, title in titles.items():
+    for method, title in sorted(titles.items(), key=lambda row: row[0] == "generator"):
         cell = home / f"{method}-0"
         if method in answers:
             x = answers[method][:QUERIES] if method == "generator" else answers[method][shown]

@@ -180,7 +180,8 @@ SYSTEM_FIGURES = "\n\n".join(
 
 
 GLOSSARY = """\
-- **±**: deviation over the seeds. Figures show seed 0, and queries drawn at random.
+- **±**: deviation over the seeds.
+- **Figures**: seed 0, queries drawn at random. (2) is a second answer to the same query; samples of G answer none.
 - **KID**: kernel distance to X, times 1000, in features of a VGG-16 tuned to edges: not that of Inception, and to be
   compared within a section only.
 - **taken for X**: share that a classifier of X against Y calls X. Blurred or repeated answers pass; it is no measure of
