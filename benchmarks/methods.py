@@ -95,9 +95,11 @@ def translated(scene: Scene, mapping: Mapping, seed: int, steps: int) -> Answer:
     """The answers of a mapping to the test queries, after `steps` iterations of Eq. 6."""
     # VAE-NAM samples; an autoencoder has one answer, and NAM's starts cost a hundred passes through VGG each.
     solutions = scene.experiment.solutions if mapping.method == "vae" else 1
+    started = time.process_time()
     found = mapping.translate(scene.y_test, solutions, min(steps, QUICK_STEPS) if scene.quick else steps, seed=seed)
+    answering = time.process_time() - started
     losses, settings = found.losses[:, 0], {**asdict(mapping.recipe), REFINE: steps}
-    return Answer(found.x, "y_test", 0, {"loss": float(losses.mean())}, settings, losses)
+    return Answer(found.x, "y_test", 0, {"loss": float(losses.mean())}, settings, losses, answering=answering)
 
 
 def make_mapping(scene: Scene, settings: dict[str, Any], g: Generator, seed: int) -> Mapping:

@@ -253,7 +253,7 @@ def record(answer: Answer, wanted: dict[str, Any], spent: dict[str, float]) -> d
     return {
         "method": wanted["method"],
         "configuration": wanted,
-        "seconds": spent,
+        "seconds": {**spent, "answering": answer.answering},
         "images_seen": answer.images_seen,
         "peak_memory_gb": peak_memory_gb(),
         "evidence": answer.evidence,
@@ -262,7 +262,7 @@ def record(answer: Answer, wanted: dict[str, Any], spent: dict[str, float]) -> d
 
 
 def budget(row: Row, home: Path, seed: int, budget_min: float | None) -> float:
-    """Seconds that a row may train: what the rows took that it is compared with, or what `--budget-min` says.
+    """Seconds that a row may train: as long as the rows that it is compared with, or what `--budget-min` says.
 
     Raises:
         UsageError: those were measured on another or an unknown processor, whose seconds may be worth more or less.
@@ -280,7 +280,7 @@ def budget(row: Row, home: Path, seed: int, budget_min: float | None) -> float:
                 f"{cell}: took its time on {there}, not {here}; remove it to measure it here, or say how "
                 "long with --budget-min"
             )
-        seconds += result["seconds"]["processor"]
+        seconds += result["seconds"]["processor"] - result["seconds"].get("answering", 0.0)
     return row.budget_factor * seconds
 
 

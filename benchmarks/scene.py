@@ -85,6 +85,7 @@ class Answer:
         settings: of the training.
         losses: `[n]` of the first answers, where the row has a loss.
         measures: where the row measures itself; else the experiment's judge does.
+        answering: seconds of processor time that the answers took, after the training.
     """
 
     x: np.ndarray
@@ -94,6 +95,7 @@ class Answer:
     settings: dict[str, Any] = field(default_factory=dict)
     losses: np.ndarray | None = None
     measures: dict[str, Any] | None = None
+    answering: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -189,7 +189,8 @@ GLOSSARY = """\
 - **distance to the photo**: perceptual, 0 to 4; *best of k*: of the best of four answers, chosen by the photo.
 - **diversity**: how far several answers to one query differ, in the same features.
 - **degrees**: median residual after the best constant offset and the better of the two senses of turning.
-- **minutes**: of processor time. Rows that use G need its minutes, too; rivals train as long as G and namap together.
+- **minutes**: of processor time, all answers included. Rows that use G need its minutes, too; rivals train as long as G
+  and namap's fit together.
 - **as published**: the papers' loss, networks and latent size, for as long as namap's mapping took; `beta` and its
   warm-up are ours, as their weight of one is of a sum over pixels.
 - **the query itself**: resized, with the channels, mean and deviation of X."""

@@ -181,6 +181,8 @@ def test_a_rival_gets_the_seconds_of_the_generator_and_the_mapping(tmp_path):
     assert runner.budget(rows["vae"], tmp_path, 1, None) == 40
     assert runner.budget(rows["copy"], tmp_path, 1, None) == 0
     result = tmp_path / "namap-1" / "result.json"
+    write_json(result, took | {"seconds": {"processor": 40.0, "answering": 15.0}})
+    assert runner.budget(rows["vae"], tmp_path, 1, None) == 25, "answering is no training"
     for there, said in (({"processor": "ABACUS in fp64"}, "ABACUS in fp64"), ({}, "an unknown processor")):
         write_json(result, {"seconds": read_json(result)["seconds"], **there})
         with pytest.raises(UsageError, match=rf"namap-1: took its time on {said}, not .*; remove it"):
