@@ -167,11 +167,11 @@ def spread(values: list[float | None], share: bool = False) -> str:
 def rounded(value: float, digits: int) -> str:
     """A number to so many significant digits, without an exponent where it is large.
 
-    >>> rounded(28203.0, 3), rounded(489.0, 2), rounded(0.0448, 2)
-    ('28,200', '490', '0.045')
+    >>> rounded(28203.0, 3), rounded(489.0, 2), rounded(0.0448, 2), rounded(0.18, 3)
+    ('28,200', '490', '0.045', '0.180')
     """
     short = float(f"{value:.{digits}g}")
-    return f"{short:g}" if abs(short) < 1000 else f"{short:,.0f}"
+    return f"{short:,.0f}" if abs(short) >= 10 ** (digits - 1) else f"{short:#.{digits}g}"
 
 
 def in_order(results: list[Result]) -> list[Result]:

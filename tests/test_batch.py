@@ -29,8 +29,9 @@ from namap.tensors import from_numpy, to_uint8
 ray = pytest.importorskip("ray")
 pa = pytest.importorskip("pyarrow")
 parquet = pytest.importorskip("pyarrow.parquet")
+fs = pytest.importorskip("pyarrow.fs")
 
-from namap.batch import find_files, pick_columns, translate_on_ray  # noqa: E402
+from namap.batch import claim, count_rows, find_files, pick_columns, translate_on_ray  # noqa: E402
 from namap.data.places import keep_apart  # noqa: E402
 
 pytestmark = pytest.mark.slow
@@ -169,12 +170,29 @@ def test_columns_are_found_or_named():
             pick_columns("q", schema, column, "id")
 
 
+def test_what_lies_below_the_answers_is_left_alone(tmp_path):
+    system, below = fs.LocalFileSystem(), tmp_path / "queries" / "0.parquet"
+    below.parent.mkdir()
+    parquet.write_table(pa.table({"id": ["theirs"], "error": ["none"]}), below)
+    content = below.read_bytes()
+    assert len(claim(system, str(tmp_path), {"seed": 0}, False)) == 0
+    parquet.write_table(pa.table({"id": ["ours"], "error": ["none"]}), tmp_path / "0.parquet")
+    assert claim(system, str(tmp_path), {"seed": 0}, False).tolist() == ["ours"]
+    assert count_rows(system, str(tmp_path), 0) == (1, 1, 1)
+    assert len(claim(system, str(tmp_path), {"seed": 1}, True)) == 0
+    assert below.read_bytes() == content
+
+
 @pytest.mark.parametrize("scheme", ["", "file://"])
 def test_answers_stay_apart_from_the_queries(queries, saved_models, tmp_path, scheme):
     (tmp_path / "link").symlink_to(queries)
     for outdir in (queries, queries / "out", queries / "deep" / "out", tmp_path / "link" / "out"):
         with pytest.raises(UsageError, match="lies in the folder of the images; choose another"):
             translate_on_ray(saved_models["ae"], f"{scheme}{queries}", f"file://{outdir}")
+    picture = next(queries.glob("*.png"))
+    with pytest.raises(UsageError, match="lies in the folder of the images"):
+        keep_apart(str(queries), f"{scheme}{picture}")
+    keep_apart(f"{queries}/out", f"{scheme}{picture}")
     keep_apart(f"{scheme}{queries}-out", str(queries))
     assert not (queries / "out").exists()
 

@@ -259,14 +259,14 @@ def claim(system: "fs.FileSystem", place: str, wanted: dict[str, Any], overwrite
     if known and not overwrite:
         with system.open_input_stream(record) as file:
             refuse_another(place, parse_json(file.read(), record), wanted)
-    elif not known and list_files(system, place, PARQUET):
+    elif not known and answer_files(system, place):
         raise UsageError(f"{place}: holds Parquet files of something else; use another --outdir")
     else:
-        for path in list_files(system, place, PARQUET):
+        for path in answer_files(system, place):
             system.delete_file(path)
         with system.open_output_stream(record) as file:
             file.write(json.dumps(wanted, indent=2).encode())
-    for path in list_files(system, place, PARQUET):
+    for path in answer_files(system, place):
         try:
             ids.append(parquet.read_table(path, columns=[ID], filesystem=system)[ID].to_numpy().astype(str))
         except pa.ArrowInvalid:
@@ -274,12 +274,17 @@ def claim(system: "fs.FileSystem", place: str, wanted: dict[str, Any], overwrite
     return np.sort(np.concatenate(ids)) if ids else np.empty(0, str)
 
 
+def answer_files(system: "fs.FileSystem", place: str) -> list[str]:
+    """The Parquet files of a translation: those directly in its directory. What lies below is somebody else's."""
+    return [path for path in list_files(system, place, PARQUET) if path.rpartition("/")[0] == place.rstrip("/")]
+
+
 def count_rows(system: "fs.FileSystem", place: str, before: int) -> Rows:
     """What the Parquet files of a directory hold, of which `before` rows were there already."""
     from pyarrow import parquet
 
     rows = errors = 0
-    for path in list_files(system, place, PARQUET):
+    for path in answer_files(system, place):
         column = parquet.read_table(path, columns=["error"], filesystem=system)["error"]
         rows, errors = rows + len(column), errors + len(column) - column.null_count
     return Rows(rows, errors, rows - before)

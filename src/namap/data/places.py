@@ -26,17 +26,19 @@ def open_place(uri: str) -> tuple["fs.FileSystem", str]:
 
 
 def keep_apart(outdir: str, source: str) -> None:
-    """Refuse to write among the queries, where the same command would go on with its own answers as queries.
+    """Refuse to write among the queries: the same command would take its answers for queries, or the other way round.
 
     Raises:
-        UsageError: `outdir` is `source`, or lies in it.
+        UsageError: `outdir` is `source`, lies in it, or is the folder of the one file that `source` is.
     """
     from pyarrow import fs
 
     (system, place), (other, queries) = open_place(outdir), open_place(source)
     if isinstance(system, fs.LocalFileSystem):
         place, queries = (str(Path(path).resolve()) for path in (place, queries))
-    if system == other and PurePosixPath(place).is_relative_to(queries):
+    there, images = PurePosixPath(place), PurePosixPath(queries)
+    among = there == images.parent and other.get_file_info(queries).is_file
+    if system == other and (among or there.is_relative_to(images)):
         raise UsageError(f"--outdir {outdir}: lies in the folder of the images; choose another")
 
 
