@@ -101,15 +101,19 @@ def peak_memory_gb() -> float:
 
 @contextmanager
 def cost(cell: Path) -> Iterator[dict[str, float]]:
-    """Seconds of wall-clock and of processor time; those of an interrupted cell add up, noted as they pass."""
+    """Seconds of wall-clock and of processor time, which add up where a cell is interrupted, and the peak of memory.
+
+    They are noted as they pass.
+    """
     record = cell / "cost.json"
-    before = read_json(record) if record.exists() else {"wall": 0.0, "processor": 0.0}
+    before = {"wall": 0.0, "processor": 0.0, "peak_memory_gb": 0.0} | (read_json(record) if record.exists() else {})
     spent, ended = dict(before), threading.Event()
     wall, busy = time.monotonic(), time.process_time()
 
     def note() -> None:
         spent["wall"] = before["wall"] + time.monotonic() - wall
         spent["processor"] = before["processor"] + time.process_time() - busy
+        spent["peak_memory_gb"] = max(before["peak_memory_gb"], peak_memory_gb())
         write_json(record, spent)
 
     def keep_noting() -> None:

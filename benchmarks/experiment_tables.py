@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator
-from statistics import fmean, pstdev
+from statistics import fmean, stdev
 from typing import Any
 
 from scipy.stats import spearmanr
@@ -90,12 +90,10 @@ def notes(result: Result, rows: dict[str, list[Result]]) -> list[str]:
     """Sentences below a table."""
     shown = [cell for cell in result["cells"] if cell["measures"]]
     found = [*judge_notes(shown, "°, its median error" if "angle" in dict(result["headline"]) else "")]
-    found += [runtime_note(cell["measures"]) for cell in rows.get("runtime", [])]
-    found += [*namap_notes(rows.get("namap", []))]
-    updates = {m: fmean(c["settings"]["updates"] for c in cells) for m, cells in rows.items() if m in RIVALS}
-    if updates:
-        each = ", ".join(f"{result['rows'][m]} {count:,.0f}" for m, count in updates.items())
-        found.append(f"Steps that the rivals' budget allowed: {each}; they are published with many times more.")
+    found += [runtime_note(c["measures"], c["settings"].get("encoder_width")) for c in rows.get("runtime", [])]
+    first, titles = next(iter(dict(result["headline"]).values())), result.get("rows", {})
+    found += [*namap_notes(rows.get("namap", []), first)]
+    found += [*budget_notes({titles.get(m, m): cells for m, cells in rows.items() if m in (*PUBLISHED, *RIVALS)})]
     if any((c["measures"].get("taken_for_x") or 0) > 0.5 for c in rows.get("copy", []) if c["measures"]):
         found.append("The classifier of X against Y takes recoloured queries for X, too: its column tells little here.")
     return [" ".join([*found, *circumstance_notes(shown)])]
@@ -111,21 +109,40 @@ def judge_notes(cells: list[Result], unit: str) -> Iterator[str]:
         yield f"Its mean confidence on samples of G: {fmean(known):.1%}."
 
 
-def namap_notes(cells: list[Result]) -> Iterator[str]:
-    """The settings of namap's row where they are no defaults, and what its loss tells."""
+def namap_notes(cells: list[Result], measure: str) -> Iterator[str]:
+    """The settings of namap's row where they are no defaults, and what its loss tells of the first measure."""
     if cells and (settings := cells[0]["configuration"].get("settings")):
         yield f"namap's settings: `{', '.join(f'{key}={value}' for key, value in settings.items())}`."
     if tells := [c["evidence"]["loss_tells"] for c in cells if "loss_tells" in c["evidence"]]:
         yield (
-            "The evidence without labels is the loss of an answer; its rank correlation with how good namap's answer "
-            f"is, over queries: {spread(tells)} (1 would tell all, 0 nothing)."
+            "The evidence without labels is the loss of an answer; how a lower one of namap's goes with a better "
+            f"answer ({measure}), as a rank correlation over queries: {spread(tells)} (1 would tell all, 0 nothing)."
         )
+
+
+def budget_notes(rows: dict[str, list[Result]]) -> Iterator[str]:
+    """How far the rows came that were given an equal time."""
+    each = []
+    for title, cells in rows.items():
+        settings = cells[0]["settings"]
+        count = fmean(settings.get("updates") or c["images_seen"] // settings["batch_size"] for c in cells)
+        granted = [s for s in map(granted_seconds, cells) if s is not None]
+        each.append(f"{title} {count:,.0f}" + (f" in {fmean(granted) / 60:.0f} minutes" if granted else ""))
+    if each:
+        yield f"Steps that the equal budget allowed: {'; '.join(each)}. Published runs have many times more."
+
+
+def granted_seconds(cell: Result) -> float | None:
+    """The budget of a row; nothing where its result does not say it."""
+    asked = cell["configuration"].get("budget_min")
+    return cell["seconds"].get("granted", None if asked is None else 60 * asked)
 
 
 def circumstance_notes(cells: list[Result]) -> Iterator[str]:
     """Threads, processors and commits of the rows."""
     yield f"Threads: {', '.join(map(str, sorted({c['threads'] for c in cells})))}."
-    if processors := sorted({c["processor"] for c in cells if "processor" in c}):  # the first results do not say
+    unknown = "not recorded of the first rows"
+    if processors := sorted({c.get("processor", unknown) for c in cells}, key=lambda name: name == unknown):
         yield f"Processor: {', '.join(processors)}."
     seen = {c["commit"] for c in cells}
     if len(seen) > 1:
@@ -134,13 +151,14 @@ def circumstance_notes(cells: list[Result]) -> Iterator[str]:
         yield "`+`: with changes that were not committed."
 
 
-def runtime_note(m: Result) -> str:
-    """Losses and iterations behind the seconds."""
+def runtime_note(m: Result, width: int | None) -> str:
+    """Losses and iterations behind the seconds, and the width of E."""
     steps = ", ".join(f"{r['steps']}: {r['loss']:.3f}" for r in m["refined"])
     enough = " One pass alone is enough, then." if m["one_pass_loss"] <= m["nam_loss"] else ""
+    narrow = f" E begins with {width} channels, as G ends; the default of 64 takes longer." if width else ""
     return (
         f"Mean loss of {m['queries']} queries: {m['one_pass_loss']:.3f} after one pass, {m['nam_loss']:.3f} after "
-        f"{m['nam_steps']} iterations of NAM; encode-then-refine by iterations, {steps}.{enough}"
+        f"{m['nam_steps']} iterations of NAM; encode-then-refine by iterations, {steps}.{enough}{narrow}"
     )
 
 
@@ -159,7 +177,7 @@ def spread(values: list[float | None], share: bool = False) -> str:
     known = [v for v in values if v is not None]
     if not known:
         return ""
-    mean, around = fmean(known), pstdev(known)
+    mean, around = fmean(known), stdev(known) if len(known) > 1 else 0.0
     shown = (f"{mean:.1%}", f"{around:.1%}") if share else (rounded(mean, 3), rounded(around, 2))
     return " ± ".join(shown if len(known) > 1 else shown[:1])
 
@@ -233,10 +251,12 @@ def ablation_table(rows: list[Result]) -> str:
         f"| change | settings | {' | '.join(headline.values())} | loss | seeds | minutes | commit |",
         f"|---|---|{'---|' * len(headline)}---|---|---|---|",
     ]
-    groups: dict[tuple[str, str], list[Result]] = {}
-    for row in rows:
-        groups.setdefault((row["change"], json.dumps(row.get("configuration"), sort_keys=True)), []).append(row)
-    for (change, _), group in groups.items():
+    groups: dict[tuple[str, str], dict[int, Result]] = {}
+    for row in rows:  # a seed that was measured again replaces its older row
+        key = row["change"], json.dumps(row.get("configuration"), sort_keys=True)
+        groups.setdefault(key, {})[row.get("seed", 0)] = row
+    for (change, _), by_seed in groups.items():
+        group = list(by_seed.values())
         settings = ", ".join(f"{k}={v}" for k, v in group[0].get("settings_changed", {}).items())
         values = [spread([r["measures"].get(m) for r in group], m in SHARES) for m in headline]
         loss = spread([r.get("evidence", {}).get("loss") for r in group])

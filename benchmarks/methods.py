@@ -27,6 +27,7 @@ from .scene import REFINE, Answer, Row, Scene, of_recipe
 
 INVERSION_STARTS, INVERSION_STEPS = 4, 200
 QUICK_STEPS = 5
+PAPERS = {"nam": "NAM", "ae": "AE-NAM", "vae": "VAE-NAM"}
 NAM_STEPS = 100  # of Eq. 6, as in VAE-NAM's comparison of run times
 
 
@@ -66,7 +67,7 @@ def paper(method: str) -> Callable[[Scene, int, float, Path], Answer]:
         settings["images"] = budgeted_images(scene, settings, seconds, home, own_generator(scene, home, seed))
         return fitted(scene, seed, home, settings)
 
-    run.__doc__ = f"{method.upper()} as published."
+    run.__doc__ = f"{PAPERS[method]} with the papers' loss and T."
     return run
 
 
@@ -132,10 +133,10 @@ def rival(name: str) -> Callable[[Scene, int, float, Path], Answer]:
 
     def run(scene: Scene, seed: int, seconds: float, home: Path) -> Answer:
         domains, settings = (scene.x_train, scene.y_train, scene.y_test), scene.experiment.rivals.get(name, {})
-        x, cost = train_rival(RIVALS[name], *domains, seconds, seed, home, settings)
+        x, images = train_rival(RIVALS[name], *domains, seconds, seed, home, settings)
         size = RIVALS[name].batch_size
-        updates = {"batch_size": size, "updates": cost["images_seen"] // size}
-        return Answer(x, "y_test", cost["images_seen"], {}, {**updates, **settings})
+        updates = {"batch_size": size, "updates": images // size}
+        return Answer(x, "y_test", images, {}, {**updates, **settings})
 
     run.__doc__ = RIVALS[name].__doc__
     return run
@@ -197,11 +198,10 @@ def _rivals(name: str) -> Callable[[Scene], dict[str, Any]]:
 
 
 GENERATOR = Row(generator, "samples of G")
-PAPERS = {"nam": "NAM", "ae": "AE-NAM", "vae": "VAE-NAM"}
 ROWS: dict[str, Row] = {
     "generator": GENERATOR,
     **{
-        name: Row(paper(name), f"{title}, as published", _papers, ("generator",), ("namap",))
+        name: Row(paper(name), f"{title}, the papers' loss and T", _papers, ("generator",), ("namap",))
         for name, title in PAPERS.items()
     },
     "namap": Row(namap, "namap", _ours, ("generator",)),

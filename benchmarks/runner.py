@@ -28,12 +28,12 @@ from namap.errors import NamapError, UsageError, warn
 from namap.runs import differences
 from namap.settings import make_settings
 
-from .cells import circumstances, cost, finished, peak_memory_gb, processor, run_cell_apart
+from .cells import circumstances, cost, finished, processor, run_cell_apart
 from .experiments import EXPERIMENTS
 from .figures import cut, draw, stack
 from .judging import EACH
 from .methods import RIVALS, ROWS
-from .scene import Answer, Experiment, Row, Scene, find_root
+from .scene import REFINE, Answer, Experiment, Row, Scene, find_root
 
 RESULTS = Path(__file__).parent / "results"
 QUICK_MINUTES = 0.02
@@ -102,6 +102,15 @@ def run_bench(
     return collect(scene, home, home if quick else results)
 
 
+def is_todays(scene: Scene, cell: dict[str, Any], budget_min: float | None) -> bool:
+    """Whether a result was measured with today's configuration and this budget; a warning where it was not."""
+    changed = differences(cell["configuration"], configuration(scene, cell["method"], budget_min))
+    if changed:
+        place = f"{scene.experiment.name}, {cell['method']}-{cell['seed']}"
+        warn(f"{place}: left out, as it is of another configuration: {'; '.join(changed)}")
+    return not changed
+
+
 def take_recorded(scene: Scene, home: Path, results: Path, wanted: list[str], budget_min: float | None) -> None:
     """Make cells of what the results have, where its configuration is today's; they have no weights.
 
@@ -114,12 +123,9 @@ def take_recorded(scene: Scene, home: Path, results: Path, wanted: list[str], bu
         place = home / f"{method}-{seed}"
         if place.exists():
             continue
-        budget_of_row = budget_min if method in wanted else there["budget_min"]
-        if changed := differences(there, configuration(scene, method, budget_of_row)):
-            warn(f"{path.name}: leaves out {place.name}, of another configuration: {'; '.join(changed)}")
-            continue
-        place.mkdir(parents=True)
-        write_json(place / "result.json", {**cell, "seed": seed})
+        if is_todays(scene, cell, budget_min if method in wanted else there["budget_min"]):
+            place.mkdir(parents=True)
+            write_json(place / "result.json", {**cell, "seed": seed})
 
 
 def seeds_of(experiment: Experiment, methods: list[str], seeds: list[int]) -> list[int]:
@@ -236,8 +242,9 @@ def run_cell(scene: Scene, method: str, seed: int, cell: Path) -> None:
     wanted, where = read_json(cell / "wanted.json"), circumstances()
     scene = as_wanted(scene, wanted)
     row = find_row(scene.experiment, method)
+    granted = budget(row, cell.parent, seed, wanted["budget_min"])
     with cost(cell) as spent:
-        answer = row.run(scene, seed, budget(row, cell.parent, seed, wanted["budget_min"]), cell)
+        answer = row.run(scene, seed, granted, cell)
     measures = answer.measures
     if measures is None and scene.experiment.judge is not None:
         measures = scene.experiment.judge(scene, cell.parent)(answer.x, answer.of)
@@ -245,17 +252,19 @@ def run_cell(scene: Scene, method: str, seed: int, cell: Path) -> None:
     if each is not None and answer.losses is not None and min(np.ptp(each), np.ptp(answer.losses)) > 0:
         answer.evidence["loss_tells"] = float(spearmanr(-answer.losses, each).statistic)
     np.savez_compressed(cell / "answers.npz", x=answer.x)
-    write_json(cell / "result.json", {"seed": seed, **record(answer, wanted, spent), **where, "measures": measures})
+    recorded = record(answer, wanted, granted, spent)
+    write_json(cell / "result.json", {"seed": seed, **recorded, **where, "measures": measures})
 
 
-def record(answer: Answer, wanted: dict[str, Any], spent: dict[str, float]) -> dict[str, Any]:
+def record(answer: Answer, wanted: dict[str, Any], granted: float, spent: dict[str, float]) -> dict[str, Any]:
     """Everything about a cell but its measures and circumstances."""
+    seconds = {"wall": spent["wall"], "processor": spent["processor"], "answering": answer.answering}
     return {
         "method": wanted["method"],
         "configuration": wanted,
-        "seconds": {**spent, "answering": answer.answering},
+        "seconds": seconds | ({"granted": granted} if granted else {}),
         "images_seen": answer.images_seen,
-        "peak_memory_gb": peak_memory_gb(),
+        "peak_memory_gb": spent["peak_memory_gb"],
         "evidence": answer.evidence,
         "settings": answer.settings,
     }
@@ -265,7 +274,8 @@ def budget(row: Row, home: Path, seed: int, budget_min: float | None) -> float:
     """Seconds that a row may train: as long as the rows that it is compared with, or what `--budget-min` says.
 
     Raises:
-        UsageError: those were measured on another or an unknown processor, whose seconds may be worth more or less.
+        UsageError: those were measured on another or an unknown processor, whose seconds may be worth more or less, or
+            do not say how much of them was training.
     """
     if not row.budget_of:
         return 0.0
@@ -280,6 +290,11 @@ def budget(row: Row, home: Path, seed: int, budget_min: float | None) -> float:
                 f"{cell}: took its time on {there}, not {here}; remove it to measure it here, or say how "
                 "long with --budget-min"
             )
+        if result["settings"].get(REFINE) and "answering" not in result["seconds"]:
+            raise UsageError(
+                f"{cell}: does not say how long its answers were refined; remove it to measure it here, or say how "
+                "long with --budget-min"
+            )
         seconds += result["seconds"]["processor"] - result["seconds"].get("answering", 0.0)
     return row.budget_factor * seconds
 
@@ -288,6 +303,7 @@ def collect(scene: Scene, home: Path, results: Path) -> dict[str, Any]:
     """`NAME.json` and `NAME.png` from the cells."""
     paths = [p for p in sorted(home.glob("*/result.json")) if not p.parent.name.startswith("ablate-")]
     cells = [cell for cell in map(read_json, paths) if cell["configuration"]["generator_cell"] == "generator"]
+    cells = [cell for cell in cells if is_todays(scene, cell, cell["configuration"]["budget_min"])]
     order = list(rows_of(scene.experiment))
     cells.sort(key=lambda c: (order.index(LONGER.sub(r"\1", c["method"])), c["method"], c["seed"]))
     name = results_name(scene)

@@ -51,7 +51,7 @@ def test_rows_that_the_results_have_are_not_measured_again(tmp_path, capsys):
     write_json(tmp_path / "handwriting2print.json", {"cells": cells})
     runner.take_recorded(scene, home, tmp_path, ["copy"], None)
     assert {p.parent.name for p in home.glob("*/result.json")} == {"generator-0", "copy-0"}
-    assert "leaves out nearest-0, of another configuration: solutions (99, now" in capsys.readouterr().err
+    assert "nearest-0: left out, as it is of another configuration: solutions (99, now" in capsys.readouterr().err
     summary = runner.run_bench("handwriting2print", [0], ["copy"], None, "reference", None, runs, tmp_path)
     assert [(c["method"], c["measures"]["kept"]) for c in summary["cells"]] == [("generator", None), ("copy", 0.5)]
     runner.forget_lost_weights(scene, home / "generator-0")
@@ -174,7 +174,7 @@ def test_a_row_whose_answers_are_gone_keeps_its_strip_of_the_figure(tmp_path):
 def test_a_rival_gets_the_seconds_of_the_generator_and_the_mapping(tmp_path):
     for method, seconds in (("generator", 30.0), ("namap", 40.0)):
         (tmp_path / f"{method}-1").mkdir()
-        took = {"seconds": {"processor": seconds, "wall": 999.0}, "processor": runner.processor()}
+        took = {"seconds": {"processor": seconds, "wall": 999.0}, "processor": runner.processor(), "settings": {}}
         write_json(tmp_path / f"{method}-1" / "result.json", took)
     rows = runner.rows_of(EXPERIMENTS["street2digits"])
     assert runner.budget(rows["discogan"], tmp_path, 1, None) == 70
@@ -183,8 +183,11 @@ def test_a_rival_gets_the_seconds_of_the_generator_and_the_mapping(tmp_path):
     result = tmp_path / "namap-1" / "result.json"
     write_json(result, took | {"seconds": {"processor": 40.0, "answering": 15.0}})
     assert runner.budget(rows["vae"], tmp_path, 1, None) == 25, "answering is no training"
+    write_json(result, took | {"settings": {"refine": 100}})
+    with pytest.raises(UsageError, match="namap-1: does not say how long its answers were refined; remove it"):
+        runner.budget(rows["vae"], tmp_path, 1, None)
     for there, said in (({"processor": "ABACUS in fp64"}, "ABACUS in fp64"), ({}, "an unknown processor")):
-        write_json(result, {"seconds": read_json(result)["seconds"], **there})
+        write_json(result, {"seconds": read_json(result)["seconds"], "settings": {}, **there})
         with pytest.raises(UsageError, match=rf"namap-1: took its time on {said}, not .*; remove it"):
             runner.budget(rows["discogan"], tmp_path, 1, None)
     assert runner.budget(rows["discogan"], tmp_path, 1, 1.0) == 60

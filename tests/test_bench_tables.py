@@ -29,6 +29,7 @@ def cell(method, seed, kept, **more):
         "seed": seed,
         "configuration": CONFIGURATION,
         "measures": {"kept": kept, "kid": 3.0, "judge_on_x": 0.99},
+        "settings": {"batch_size": 128},
         "evidence": {"loss": 0.5, "loss_tells": 0.1},
         "seconds": {"processor": 120.0, "wall": 130.0},
         "images_seen": 2000,
@@ -58,15 +59,15 @@ def result():
 
 def test_a_section_says_what_a_reader_must_know(result):
     page = "\n".join(experiment_section(result, None))
-    assert "| **namap** | `namap` | 85.0% ± 5.0% | 3.00 ± 0.0 | 2 | 2k | 2.0 | 1.5 GB | abcdef0 |" in page
+    assert "| **namap** | `namap` | 85.0% ± 7.1% | 3.00 ± 0.0 | 2 | 2k | 2.0 | 1.5 GB | abcdef0 |" in page
     for words in ("the reference data", "37.4%", "--method ROW", "held-out real X: 99.0%", "0.100 ± 0.0", "Threads: 1"):
         assert words in page
-    assert "different commits" not in page and "Processor" not in page
+    assert "different commits" not in page and "Processor: not recorded of the first rows." in page
     result["cells"] += [
         cell("nearest", 0, 0.4, processor="AVX2 in fp32"),
         cell("ae", 0, 0.4, processor="AVX512 in bf16"),
     ]
-    assert "Processor: AVX2 in fp32, AVX512 in bf16." in "\n".join(experiment_section(result, None))
+    assert "Processor: AVX2 in fp32, AVX512 in bf16, not recorded of" in "\n".join(experiment_section(result, None))
 
 
 def test_a_section_says_when_realism_is_not_told(result):
@@ -76,8 +77,11 @@ def test_a_section_says_when_realism_is_not_told(result):
 
 
 def test_a_section_says_how_many_steps_the_rivals_had(result):
+    asked = {**CONFIGURATION, "budget_min": 22.0}
+    result["cells"][-2]["configuration"] = asked
+    result["cells"][-1]["seconds"]["granted"] = 600.0
     text = "\n".join(experiment_section(result, None))
-    assert "CycleGAN 1,500, DiscoGAN 1,500; they are published with many times more" in text
+    assert "allowed: VAE-NAM 15; CycleGAN 1,500 in 22 minutes; DiscoGAN 1,500 in 10 minutes. Published" in text
 
 
 def test_another_commit_is_shown_and_another_configuration_refused(result):
@@ -101,7 +105,7 @@ def test_another_commit_is_shown_and_another_configuration_refused(result):
 def test_the_summary_takes_the_best_of_each_kind(result):
     line = summary_table([result]).splitlines()[-1]
     assert line == (
-        "| `street2digits` | digit kept | 85.0% ± 5.0% | 30.0% (vae) | 50.0% (cyclegan) | 10.0% |  | 37.4% |"
+        "| `street2digits` | digit kept | 85.0% ± 7.1% | 30.0% (vae) | 50.0% (cyclegan) | 10.0% |  | 37.4% |"
     )
     assert "40.0% (discogan)" in summary_table([{**result, "lower": True}])
     assert summary_table([]) == ""
@@ -144,4 +148,4 @@ def test_pages_are_those_of_the_results(tmp_path, monkeypatch, result):
 
 
 def test_spread_of_nothing_of_one_and_of_two():
-    assert [spread([]), spread([None]), spread([0.5], True), spread([1.0, 3.0])] == ["", "", "50.0%", "2.00 ± 1.0"]
+    assert [spread([]), spread([None]), spread([0.5], True), spread([1.0, 3.0])] == ["", "", "50.0%", "2.00 ± 1.4"]

@@ -1,6 +1,6 @@
 """The rivals: adversarial unpaired translation, with their own losses and published settings.
 
-What differs from a publication says the docstring of its class.
+What differs from a publication says its module.
 """
 
 from .adversarial import Rival, train_rival

@@ -100,19 +100,19 @@ def train_rival(
     seed: int,
     home: Path,
     settings: dict[str, Any],
-) -> tuple[np.ndarray, dict[str, Any]]:
+) -> tuple[np.ndarray, int]:
     """Train a rival for about `seconds` of processor time and translate `queries`.
 
     Returns:
-        Answers uint8 `[n 1 c h w]`, and what they cost.
+        Answers uint8 `[n 1 c h w]`, and the training images seen.
     """
     channels = max(x.channels, y.channels)
     x, y, queries = (d.resized(x.size, channels) for d in (x, y, queries))
     images = budgeted_images(kind, x, y, seconds, home, settings)
     rival = kind(x, y, seed, **settings)
-    log = train(rival, y, Run(images, kind.batch_size, seed, label=f"training {kind.name}"), home)
+    train(rival, y, Run(images, kind.batch_size, seed, label=f"training {kind.name}"), home)
     settle(rival, y)
-    return answer(rival, queries), {"seconds": log[-1]["seconds"], "images_seen": images}
+    return answer(rival, queries), images
 
 
 def budgeted_images(

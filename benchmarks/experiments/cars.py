@@ -15,8 +15,9 @@ from namap.errors import DataError
 from namap.generators import freeze
 from namap.generators.families import vae
 from namap.networks import NIN
+from namap.runs import load_result, occupied
 from namap.tensors import Images, autocast, from_numpy, pick_device, pick_precision, place
-from namap.training import Batch, Run, Update, train
+from namap.training import Batch, Run, Update, identity, train
 
 from ..baselines.discogan import ANGLE_PAIRING
 from ..judging import EACH, Realism
@@ -107,19 +108,15 @@ def obtain_regressor(scene: Scene, home: Path) -> NIN:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network = place(NIN(scene.x_train.channels, 1, 48), device)
-    if (home / "final").is_dir():
-        tensors, _ = checkpoint.load_directory(home / "final")
-        checkpoint.load_weights(network, tensors, home / "final")
-        return freeze(network)
     labelled = replace(scene.x_train, labels=angles(scene, "x_train"))  # not counts: an angle may be negative
-    images = QUICK_IMAGES if scene.quick else 120_000
-    train(
-        AngleTask(network, {"kind": "nin-angle", "width": network.width, "reduced": 2}),
-        labelled,
-        Run(images, 64, 0, label="training the regressor"),
-        home,
-    )
-    checkpoint.save_directory(home / "final", network.state_dict(), {"format": "angle-regressor"})
+    task = AngleTask(network, {"kind": "nin-angle", "width": network.width, "reduced": 2})
+    run = Run(QUICK_IMAGES if scene.quick else 120_000, 64, 0, label="training the regressor")
+    with occupied(home, identity(task, labelled, run), remedy="remove it") as finished:
+        if finished:
+            checkpoint.load_weights(network, load_result(home), home / "final")
+        else:
+            train(task, labelled, run, home)
+            checkpoint.save_directory(home / "final", network.state_dict(), {"format": "angle-regressor"})
     return freeze(network)
 
 

@@ -18,7 +18,7 @@ class Kept:
 
     Attributes:
         kept: queries whose first analogy gets the query's label.
-        copy_baseline: queries that get their label untouched (only resized and recoloured).
+        copy_baseline: queries that get their label untouched (only resized, in the channels of X).
         any_solution: queries of which at least one solution gets the label.
         classifier_on_x: the classifier's own accuracy on held-out real images of X, or None without such images.
         confidence_on_samples: mean top probability of the classifier on samples of G.
