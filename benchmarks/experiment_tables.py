@@ -77,7 +77,8 @@ def experiment_table(result: Result) -> str:
         if not cells[0]["measures"]:
             continue
         values = [spread([c["measures"].get(m) for c in cells], m in SHARES) for m in headline]
-        seen = f"{fmean(c['images_seen'] for c in cells) / 1000:.0f}k" if cells[0]["images_seen"] else ""
+        thousands = fmean(c["images_seen"] for c in cells) / 1000
+        seen = f"{thousands:.{0 if thousands >= 10 else 1}f}k" if thousands else ""
         memory = f"{max(c['peak_memory_gb'] for c in cells):.1f} GB"
         tail = [str(len(cells)), seen, f"{minutes(cells):.1f}", memory, commits(cells)]
         title = titles.get(method, method)

@@ -59,7 +59,7 @@ def result():
 
 def test_a_section_says_what_a_reader_must_know(result):
     page = "\n".join(experiment_section(result, None))
-    assert "| **namap** | `namap` | 85.0% ± 7.1% | 3.00 ± 0.0 | 2 | 2k | 2.0 | 1.5 GB | abcdef0 |" in page
+    assert "| **namap** | `namap` | 85.0% ± 7.1% | 3.00 ± 0.0 | 2 | 2.0k | 2.0 | 1.5 GB | abcdef0 |" in page
     for words in ("the reference data", "37.4%", "--method ROW", "held-out real X: 99.0%", "0.100 ± 0.0", "Threads: 1"):
         assert words in page
     assert "different commits" not in page and "Processor: not recorded of the first rows." in page
