@@ -1,6 +1,7 @@
 import errno
 import io
 import os
+import re
 import struct
 import zlib
 from pathlib import Path
@@ -277,6 +278,14 @@ def test_gross_differences_of_scale_are_noticed():
     assert "times as large" in (compare_coverage(small, x) or "")
     assert "only" in (compare_coverage(x, small) or "")
     assert "generator are blank" in (compare_coverage(np.zeros_like(x), x) or "")
+
+
+def test_fuller_queries_are_to_be_shrunk(shared):
+    shoes = load_domain(f"{shared}/fashion_footwear.npz:photos_test").images
+    bags = load_domain(f"{shared}/fashion_bags.npz:photos_test").images
+    assert re.search(r"covers 2\.\d times as many pixels .* query_scale=0\.7", compare_coverage(shoes, bags) or "")
+    assert compare_coverage(shoes, shrink(bags, 0.78)) is None
+    assert (compare_coverage(bags, shoes) or "scale").endswith("scale"), "nothing to shrink"
 
 
 def test_textured_backgrounds_give_no_verdict(shared):

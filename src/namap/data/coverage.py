@@ -8,7 +8,7 @@ from jaxtyping import Float, UInt8
 from torch.nn import functional as F
 
 GROSS = 1.3  # ratio of extents
-FULLER = 2.5  # ratio of covered areas
+FULLER = 0.4, 2.0  # ratio of covered areas
 PLAIN = 0.15  # deviation of the border pixels of a plain background
 
 
@@ -66,10 +66,13 @@ def compare_coverage(x: UInt8[np.ndarray, "n c h w"], y: UInt8[np.ndarray, "m k 
             f"the queries' content is only {ratio:.2f} times as large as the generator's; crop the queries "
             "closer to their content"
         )
-    if not 1 / FULLER < fuller < FULLER:
+    least, most = FULLER
+    if not least < fuller < most:
+        scale = (fuller**-0.5 / ratio) ** 0.5  # between what the areas and what the extents ask for
+        remedy = f", or shrink the queries with query_scale={max(0.2, scale):.2f}" if fuller > most else ""
         return (
             f"the queries' content covers {fuller:.1f} times as many pixels as the generator's ({theirs.cover:.0%} "
-            f"and {ours.cover:.0%} of an image); check that both domains show the same things at the same scale"
+            f"and {ours.cover:.0%} of an image); check that both domains show the same things at the same scale{remedy}"
         )
     return None
 
