@@ -23,6 +23,7 @@ from namap.app.views import Explorer, Settings
 from namap.app.visit import Visit
 from namap.data import ImageDomain, load_domain
 from namap.errors import DataError, UsageError
+from namap.pictures import encode_png
 from test_app_zips import make_zip
 
 pytest.importorskip("gradio", reason="the explorer needs pip install 'namap[app]'")
@@ -41,7 +42,7 @@ def query(explorer):
 @pytest.fixture
 def picture(tmp_path, query):
     path = tmp_path / "query.png"
-    path.write_bytes(sharing.png(query))
+    path.write_bytes(encode_png(query))
     return path
 
 
@@ -245,6 +246,8 @@ def test_uploads_over_ten_megabytes_are_refused(web):
         assert code == 200 or ("size" in answer.text or "limited to 10 MB" in answer.text)
     unbounded = web.post("/gradio_api/queue/join", content=iter([b"{}"]))
     assert unbounded.status_code == 411
+    both = {"Content-Length": "5", "Transfer-Encoding": "chunked"}
+    assert web.post("/gradio_api/queue/join", content=iter([b"{}"]), headers=both).status_code == 411
     assert web.post("/gradio_api/queue/join", content=bytes(11 * 1024**2)).status_code == 413
 
 
@@ -298,7 +301,7 @@ def test_only_uploads_are_read(web, picture):
 def test_a_zip_goes_through_the_server(client, explorer, tmp_path):
     from gradio_client import handle_file
 
-    pictures = {f"{i}.png": sharing.png(image) for i, image in enumerate(explorer.queries.images[:3])}
+    pictures = {f"{i}.png": encode_png(image) for i, image in enumerate(explorer.queries.images[:3])}
     sent = make_zip(pictures, tmp_path / "in.zip")
     result = client.predict(handle_file(sent), "vae", 1, 0, 1.0, 0, api_name="/batch")
     with zipfile.ZipFile(result) as archive:

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from namap.app import sharing, views
+from namap.pictures import encode_png
 from test_app_zips import make_zip
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -50,7 +51,7 @@ def page(browser, address):
 @pytest.fixture
 def picture(explorer, tmp_path):
     path = tmp_path / "query.png"
-    path.write_bytes(sharing.png(explorer.queries.images[3]))
+    path.write_bytes(encode_png(explorer.queries.images[3]))
     return path
 
 
@@ -167,7 +168,7 @@ def test_queries_are_picked_and_models_chosen_and_compared(page):
 
 
 def test_a_zip_in_the_batch_tab_becomes_a_zip_to_download(page, explorer, tmp_path):
-    pictures = {f"pen/{i:02}.png": sharing.png(explorer.queries.images[i]) for i in range(20)}
+    pictures = {f"pen/{i:02}.png": encode_png(explorer.queries.images[i]) for i in range(20)}
     sent = make_zip({**pictures, "note.txt": b"no picture"}, tmp_path / "in.zip")
     page.get_by_role("tab", name="Batch").click()
     page.set_input_files("#zip input[type=file]", sent)

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from namap.app import archives, sharing
+from namap.app import archives
 from namap.app.views import Settings
 from namap.data import ImageDomain
 from namap.errors import DataError
+from namap.pictures import encode_png
 
 pytest.importorskip("gradio", reason="the explorer needs pip install 'namap[app]'")
 
@@ -27,7 +28,7 @@ def make_zip(files, path):
 
 
 def test_a_zip_of_pictures_becomes_a_zip_of_analogies(explorer, tmp_path):
-    pictures = {f"set/{i}.png": sharing.png(image) for i, image in enumerate(explorer.queries.images[:20])}
+    pictures = {f"set/{i}.png": encode_png(image) for i, image in enumerate(explorer.queries.images[:20])}
     sent = make_zip({**pictures, "set/": b"", "note.txt": b"hello"}, tmp_path / "in.zip")
     output = tmp_path / "out.zip"
     progress = list(archives.translate_archive(explorer, "vae", sent, QUICK, output))
@@ -59,7 +60,7 @@ def test_a_name_with_control_characters_is_refused(tmp_path, name):
 
 
 def test_names_as_systems_give_them_are_taken_and_spelled_out(explorer, tmp_path):
-    picture = sharing.png(explorer.queries.images[0])
+    picture = encode_png(explorer.queries.images[0])
     names = ["Screenshot 2024-05-01 at 9.41.00\u202fAM.png", "a\u00a0b.png", "\U0001f469\u200d\U0001f52c.png"]
     sent, output = make_zip(dict.fromkeys(names, picture), tmp_path / "in.zip"), tmp_path / "out.zip"
     [*archives.translate_archive(explorer, "ae", sent, QUICK, output)]

@@ -45,6 +45,26 @@ def test_a_class_is_known_by_its_name_and_not_by_its_place(judge, place, tmp_pat
         judge.labels_of(folder(tmp_path / "z", "dark", "grey"))
 
 
+def test_the_accuracy_on_held_out_images_is_by_name(place, judge, tmp_path):
+    x, light = load_domain(place / "x", 16), folder(tmp_path / "held-out", "light")
+
+    def trained(held_out):
+        return train_classifier(x, tmp_path / "judge", images=2000, width=4, held_out=held_out, quiet=True)
+
+    assert trained(x).accuracy_on_x == 1.0
+    assert trained(light).accuracy_on_x == 1.0, "its number there is that of the dark ones among the others"
+    assert trained(replace(light, classes=["dark"])).accuracy_on_x == 0.0, "of these images, not of those before"
+    with pytest.raises(DataError, match="has no labels"):
+        trained(replace(light, labels=None))
+
+
+def test_numbers_far_apart_are_no_classes(place):
+    x = load_domain(place / "x", 16)
+    far = replace(x, labels=np.where(x.labels, 1998, 0), classes=[])
+    with pytest.raises(DataError, match="2 classes with numbers up to 1998; number them from 0"):
+        train_classifier(far, images=10, width=4, quiet=True)
+
+
 def test_numbers_stay_what_they_are(judge, tmp_path):
     numbered = folder(tmp_path / "y", "1", "7", count=2)
     assert numbered.classes == [] and numbered.labels.tolist() == [1, 1, 7, 7]

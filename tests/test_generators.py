@@ -15,8 +15,10 @@ from namap.generators import (
     build_generator,
     families,
     find_family,
+    freeze,
     load_generator,
     sample,
+    sample_uint8,
     train_generator,
     wrap_generator,
 )
@@ -25,9 +27,10 @@ from namap.generators.families import dcgan
 from namap.generators.families.glo import GLO, laplacian_distance
 from namap.generators.families.progressive import Progressive, ProgressiveDiscriminator
 from namap.generators.families.stack import StackTree
+from namap.generators.loading import _check_saved
 from namap.runs import read_log
 from namap.settings import make_settings
-from namap.tensors import random_stream
+from namap.tensors import random_stream, to_uint8
 from test_cli import call
 
 
@@ -265,6 +268,32 @@ def test_odd_sizes_and_hostile_configurations_are_refused():
     for change in ({"latent_dim": 2**40}, {"width": -1}, {"channels": "1"}, {"kind": "os.system"}, {"extra": 1}):
         with pytest.raises(StorageError):
             build_generator(good | change, "here")
+
+
+def test_codes_of_a_foreign_generator_may_be_as_large_as_pictures():
+    saved = {
+        "kind": "foreign",
+        "latent_dim": 3 * 256 * 256,
+        "image_range": [-1.0, 1.0],
+        "spatial": False,
+        "stage": None,
+    }
+    assert _check_saved(saved, "here")["latent_dim"] == 196608
+    with pytest.raises(StorageError, match="not one that namap writes"):
+        _check_saved({**saved, "latent_dim": 2**40}, "here")
+
+
+def test_options_that_would_be_ignored_are_refused():
+    with pytest.raises(UsageError, match="a simulator knows its codes"):
+        load_generator("simulator:face", latent_dim=5)
+    with pytest.raises(UsageError, match="latent_dim beside a whole recipe"):
+        train_generator("embedded:typeset/test", dcgan.Recipe(), latent_dim=5)
+
+
+def test_samples_as_bytes_are_the_samples():
+    g = freeze(DCGAN(4, 32, 1, 8))
+    seen = sample_uint8(g, 300, random_stream(3))
+    assert np.array_equal(seen, to_uint8(sample(g, 300, random_stream(3))).numpy())
 
 
 def test_a_setting_decides_where_no_flag_does(monkeypatch, capsys):

@@ -226,6 +226,11 @@ def test_a_finished_directory_is_left_alone_unless_overwritten(folders, tmp_path
     assert (out / "matches.csv").stat().st_mtime_ns == before
     code, _, error = namap("match", x, y, "--outdir", out, "--set", "ridge=5")
     assert code == 2 and "ridge (3.0, now 5.0)" in error
+    Image.new("L", (4, 4)).save(out / "plot.png")
+    code, _, error = namap("match", x, y, "--outdir", out, "--set", "ridge=5", "--overwrite")
+    assert code == 2 and "namap has not written its plot.png" in error
+    assert (out / "matches.csv").stat().st_mtime_ns == before
+    (out / "plot.png").unlink()
     assert namap("match", x, y, "--outdir", out, "--set", "ridge=5", "--overwrite")[0] == 0
     assert (out / "matches.csv").stat().st_mtime_ns > before
 

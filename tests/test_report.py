@@ -161,6 +161,15 @@ def test_a_number_that_never_changed_is_said_in_words():
     assert "fill: " + charts.colour(0) in once, "a point, since one row makes no line"
 
 
+def test_charts_leave_the_backend_alone_and_take_any_name():
+    import matplotlib
+
+    before = matplotlib.get_backend()
+    chart = charts.bars("KL", "nats", [(name, np.ones(3)) for name in ("a\udcff", "b")], "")
+    assert "KL, a\\udcff" in chart.svg
+    assert matplotlib.get_backend() == before
+
+
 def test_small_images_are_enlarged_by_a_whole_factor_and_large_ones_reduced():
     sides = {s: tile(np.zeros((3, s, s), np.uint8)).width for s in (16, 28, 32, 64, 100, 256)}
     assert sides == {16: 64, 28: 56, 32: 64, 64: 64, 100: 100, 256: LARGEST}

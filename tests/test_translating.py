@@ -146,6 +146,11 @@ def test_a_second_run_makes_what_is_missing_and_what_has_changed(mapping, tmp_pa
     assert run(seed=1, overwrite=True, solutions=2)[0] == 56
     assert run(seed=1, overwrite=True)[0] == 28
     assert len([*out.glob("*.png")]) == 28, "no second solutions of the translation before"
+    Image.new("L", (4, 4)).save(out / "plot.png")
+    with pytest.raises(UsageError, match=r"namap has not written its plot\.png; move it"):
+        run(seed=2, overwrite=True)
+    assert len([*out.glob("*.png")]) == 29
+    (out / "plot.png").unlink()
     a_folder(tmp_path / "other", 3)
     with pytest.raises(UsageError, match="other analogies: queries"):
         translate_files(mapping, open_queries(tmp_path / "other", 32, 1), out, seed=1, batch_size=8, quiet=True)

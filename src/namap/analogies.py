@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from .errors import UsageError
 from .files import atomic_file, storage_errors
-from .pictures import png_writer, to_picture
+from .pictures import is_signed, png_writer, to_picture
 
 ARRAYS = ("x", "codes", "losses")
 ARRAYS_FILE = "analogies.npz"
@@ -98,7 +98,7 @@ def find_answers(folder: Path) -> list[Path]:
 
 
 def refuse_foreign(folder: Path) -> None:
-    """Leave alone what namap has not written: pictures, and arrays called like ours.
+    """Leave alone what may be somebody else's, where no run has been: pictures, and arrays called like ours.
 
     Raises:
         UsageError: there are some; names the first.
@@ -107,10 +107,26 @@ def refuse_foreign(folder: Path) -> None:
         raise UsageError(f"{folder}: holds no translation, and its {found[0].name} might be lost; use another --outdir")
 
 
+def own_answers(folder: Path) -> list[Path]:
+    """The answers that an earlier run has left in a folder of its own.
+
+    Raises:
+        UsageError: there are pictures that namap has not written, too.
+    """
+    answers = find_answers(folder)
+    if others := [path for path in answers if path.name != ARRAYS_FILE and not is_signed(path)]:
+        raise UsageError(f"{folder}: namap has not written its {others[0].name}; move it, or use another --outdir")
+    return answers
+
+
 def remove_answers(folder: Path) -> None:
-    """Delete the answers that an earlier run has left in a folder of its own."""
+    """Delete the answers that an earlier run has left in a folder of its own.
+
+    Raises:
+        UsageError: as `own_answers`; nothing is deleted then.
+    """
     with storage_errors(folder):
-        for path in find_answers(folder):
+        for path in own_answers(folder):
             path.unlink()
 
 

@@ -94,7 +94,8 @@ def write_card(
         license: an identifier of the hub, such as `apache-2.0` or `cc-by-4.0`.
         x: name of the domain X, e.g. "typeset digits".
         y: name of the domain Y.
-        run: directory of the run, whose log and `evaluation.json` give measured numbers.
+        run: directory of the run, whose log gives measured numbers, and so does an `evaluation.json` beside it: what
+            `namap evaluate --json` printed.
 
     Raises:
         UsageError: a licence that is no identifier.
@@ -172,7 +173,7 @@ def draw(mapping: Fitted, data: Any = None) -> tuple[Image.Image, str, list[tupl
         return _sheet(list(mapping.sample_x(2 * COLUMNS).split(COLUMNS))), "Samples of the generator", []
     queries = load_domain(data, mapping.generator.image_size, mapping.channels)
     chosen = np.random.default_rng(0).permutation(len(queries))[:JUDGED]
-    judged = queries.subset(np.sort(chosen))
+    judged = queries.subset(chosen)
     found = mapping.translate(judged)
     y = from_numpy(mapping.prepare_queries(judged).images[:COLUMNS], device)
     x, z = from_numpy(found.x[:COLUMNS, 0], device), torch.from_numpy(found.codes[:COLUMNS, 0]).to(device)
@@ -239,5 +240,14 @@ def measured_numbers(run: Path | None) -> list[tuple[str, str]]:
             numbers = {k: v for k, v in found.items() if type(v) in (int, float) and abs(v) < 1e300}
             rows += [(_words(key.replace("_", " ")), f"{value:.4g}") for key, value in numbers.items()]
         log = read_whole_log(home)
-        rows += [(label, f"{log[-1][key]:.6g}") for key, label in COUNTED.items() if log and key in log[-1]]
+        rows += [(label, _plain(log[-1][key])) for key, label in COUNTED.items() if log and key in log[-1]]
     return rows
+
+
+def _plain(value: float) -> str:
+    """A count with all of its digits, another number with some.
+
+    >>> _plain(1_000_000), _plain(0.123456789)
+    ('1,000,000', '0.1235')
+    """
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"

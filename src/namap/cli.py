@@ -12,7 +12,18 @@ from .cli_bench import bench
 from .cli_data import check_data
 from .cli_match import match
 from .cli_translate import translate
-from .console import end, keep_apart, keep_freed_memory, leave, parse_range, parse_seeds, read_settings, say, take_part
+from .console import (
+    end,
+    keep_apart,
+    keep_freed_memory,
+    leave,
+    out_of_memory,
+    parse_range,
+    parse_seeds,
+    read_settings,
+    say,
+    take_part,
+)
 from .errors import DataError, Interrupted, NamapError, StorageError, UsageError
 from .options import (
     AsJson,
@@ -310,6 +321,10 @@ def main() -> None:
         end(Interrupted())
     except NamapError as error:
         end(error)
+    except (MemoryError, RuntimeError) as error:
+        if (exhausted := out_of_memory(error)) is None:
+            raise
+        end(exhausted)
     except OSError as error:
         end(StorageError(f"{error.filename or 'input or output'}: {error.strerror or error}"))
 

@@ -164,6 +164,7 @@ def ground(
     first, second = (Mapping.from_pretrained(path, generator, trust_pickle, **options) for path in (origin, to))
     strong = None if mapper is None else StrongMapper.from_pretrained(mapper).to(second.device)
     grounding = Grounding().add("from", first).add("to", second, strong)
+    grounding.arrival("to")  # before anything makes room
     domain = load_domain(src, first.image_size, first.channels, quiet)
     onto = {"onto": identity(second, "", {}), "mapper": strong and digest(strong.state_dict())}
     claim(outdir, identity(first, domain.fingerprint, {"refine": refine, "npz": npz, **onto}), overwrite)

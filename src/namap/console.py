@@ -12,7 +12,7 @@ from typing import Any, Never
 
 import typer
 
-from .errors import NamapError, UsageError, one_line
+from .errors import NamapError, StorageError, UsageError, one_line
 from .launch import launched, place
 
 PLACES = ("generator", "data", "outdir")  # printed by --dry-run beside the settings; given as flags
@@ -104,6 +104,16 @@ def end(error: NamapError) -> Never:
         who = f"process {place()} on {socket.gethostname()}: " if place() else ""
         typer.echo(f"namap: {who}{error}", err=True)
     sys.exit(error.exit_code)
+
+
+def out_of_memory(error: Exception) -> NamapError | None:
+    """What to say of an error that is a lack of memory, of the machine or of its GPU; None: it is something else."""
+    first = str(error).partition("\n")[0]
+    lacking = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    if lacking or "DefaultCPUAllocator" in first:  # torch itself is not imported for this
+        first = first.partition("DefaultCPUAllocator: ")[2] or first or "no more to be had"
+        return StorageError(f"out of memory ({first}); take a smaller batch size, smaller images or another device")
+    return None
 
 
 def take_part(verb: str) -> None:

@@ -20,7 +20,7 @@ from .files import storage_errors
 from .losses import Reconstruction, l1
 from .mapping import Mapping
 from .pictures import to_picture, write_picture
-from .tensors import Codes, Images, as_seed, autocast, from_numpy, to_uint8
+from .tensors import Codes, Images, as_seed, autocast, from_numpy, place, to_uint8
 
 STEPS = (-2.0, -1.0, 0.0, 1.0, 2.0)  # along a direction, in standard deviations
 
@@ -106,7 +106,8 @@ def explore(
     centre, axes = spread_directions(mapping, y, codes, directions)
     steps = temperature * torch.tensor(STEPS, device=codes.device)
     lines = centre + steps[None, :, None] * axes[:, None]
-    distances = _distances(picture(mapping, codes), features)
+    near = None if features is None else place(features, mapping.device)
+    distances = _distances(picture(mapping, codes), near)
     a, b = max(combinations(range(solutions), 2), key=lambda pair: distances[pair])
     shares = torch.linspace(0, 1, solutions + 1, device=codes.device)[:, None]
     segment = (1 - shares) * codes[a] + shares * codes[b]
@@ -144,7 +145,7 @@ def spread_directions(
         mu, log_var = source.distribution(y)
         sigma = (log_var[0] / 2).exp()
         chosen = sigma.topk(min(count, len(sigma))).indices
-        return mu, torch.diag(sigma)[chosen]
+        return mu, F.one_hot(chosen, len(sigma)) * sigma
     if mapping.method != "nam":
         raise UsageError(f"explore: method {mapping.method} gives one solution per query; use vae or nam")
     best = losses_of(mapping, y, codes).argmin()

@@ -106,7 +106,24 @@ def export_mapping(
             "export: NAM has no encoder, each new query is optimised; make one with `namap distil`, "
             "or export T with --part mapper"
         )
-    mapping.to("cpu")
+    before = mapping.device
+    try:
+        content, result = _made(mapping.to("cpu"), part, kind, verify, output)
+    finally:
+        mapping.to(before)
+    with storage_errors(output):
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_file(output) as file:
+            file.write(content)
+    return result
+
+
+def _made(mapping: Mapping, part: str, kind: str, verify: bool, output: Path) -> tuple[bytes, dict[str, Any]]:
+    """The content of an export, from a mapping on the CPU, and what to say of it.
+
+    Raises:
+        StorageError: it does not compute what PyTorch does.
+    """
     module = (AnalogyPart if part == "analogy" else MapperPart)(mapping).eval()
     channels = mapping.channels if part == "analogy" else mapping.generator.channels
     about = {"size": mapping.image_size, "channels": channels, "part": part}
@@ -120,11 +137,7 @@ def export_mapping(
                 f"export {output}: differs from PyTorch by {result['difference']:.1e}, more than {TOLERANCE:g}; "
                 f"nothing was written; try --format {'pt2' if kind == 'onnx' else 'onnx'}"
             )
-    with storage_errors(output):
-        output.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_file(output) as file:
-            file.write(content)
-    return result
+    return content, result
 
 
 def _images(count: int, shape: tuple[int, ...]) -> Images:

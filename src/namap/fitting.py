@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Int, UInt8
 from torch import Tensor, nn
 
 from .checkpoint import digest
@@ -38,7 +38,7 @@ from .networks import CodeTable, EarnedMapper, PaperMapper, VGGFeatures
 from .networks.crn import match_channels
 from .networks.vgg import Convention
 from .recipes import Recipe
-from .tensors import Codes, Images, XImages, autocast, from_numpy, place, random_stream, to_uint8
+from .tensors import Codes, Images, XImages, autocast, from_numpy, place, random_stream
 from .training import Batch, Run, Update, late_decay
 
 INFORMATIVE_NATS = 0.01  # a dimension of the code with less KL than this says nothing about its query
@@ -281,9 +281,9 @@ def map_x(mapper: nn.Module, x: XImages, channels: int, recipe: Recipe, like: Im
     return t.expand(-1, channels, -1, -1).clamp(-1, 1)
 
 
-def warn_of_coverage(x: Images, domain: ImageDomain | ImageStream) -> None:
+def warn_of_coverage(x: UInt8[np.ndarray, "n c h w"], domain: ImageDomain | ImageStream) -> None:
     """Say it in one line where the queries' content is grossly larger, smaller or fuller than that of samples x."""
-    warning = compare_coverage(to_uint8(x).cpu().numpy(), domain.head.images)
+    warning = compare_coverage(x, domain.head.images)
     if warning:
         warn(warning)
 

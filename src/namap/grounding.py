@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,7 +11,6 @@ from jaxtyping import UInt8
 from torch import nn
 
 from .analogies import Analogies
-from .checkpoint import digest
 from .data import ImageDomain
 from .errors import UsageError
 from .generators import unwarped
@@ -32,7 +32,7 @@ class Grounding:
     def __init__(self) -> None:
         self.mappings: dict[str, Mapping] = {}
         self.mappers: dict[str, nn.Module | None] = {}
-        self.generator = ""
+        self.generator: dict[str, Any] = {}
 
     def add(self, name: str, mapping: Mapping, mapper: nn.Module | None = None) -> "Grounding":
         """Ground a query domain.
@@ -45,7 +45,7 @@ class Grounding:
         Raises:
             UsageError: the name is taken, or the generator is another one.
         """
-        weights = digest(unwarped(mapping.generator).state_dict())
+        weights = unwarped(mapping.generator).identity
         if name in self.mappings:
             raise UsageError(f"grounding: there is a domain {name!r} already")
         if self.mappings and weights != self.generator:
@@ -72,6 +72,17 @@ class Grounding:
             raise UsageError(f"grounding: no domain {name!r}; there are {', '.join(self.mappings) or 'none'}")
         return self.mappings[name]
 
+    def arrival(self, name: str) -> Mapping:
+        """The mapping of a domain to arrive in.
+
+        Raises:
+            UsageError: there is none of this name, or it was fitted with warp: its T draws what has been moved.
+        """
+        mapping = self.get(name)
+        if mapping.recipe.warp:
+            raise UsageError(f"grounding: {name!r} was fitted with warp, whose T knows moved and reduced images alone")
+        return mapping
+
     def translate(
         self, data: str | Path | ImageDomain, origin: str, to: str, refine: int | None = None, quiet: bool = True
     ) -> Analogies:
@@ -90,11 +101,9 @@ class Grounding:
 
         Raises:
             DataError: no usable images.
-            UsageError: no such domain, or one that was fitted with warp to arrive in: its T draws what has been moved.
+            UsageError: no such domain, or one to arrive in that was fitted with warp.
         """
-        arrival = self.get(to)
-        if arrival.recipe.warp:
-            raise UsageError(f"grounding: {to!r} was fitted with warp, whose T knows moved and reduced images alone")
+        arrival = self.arrival(to)
         found = self.get(origin).translate(data, refine=refine, quiet=quiet)
         x = found.x[:, 0]
         parts = [self._map(arrival, self.mappers[to], x[i : i + 256]) for i in range(0, len(x), 256)]

@@ -94,10 +94,10 @@ class Mapping(Model):
         stream = fitting.stream_queries(data, recipe, self.image_size, self.channels or None)
         domain = stream or fitting.draw_queries(self.prepare_queries(data), recipe)
         self.data = domain.fingerprint
-        fitting.warn_of_coverage(self.sample_x(256), domain)
+        fitting.warn_of_coverage(self.sample_x_uint8(256), domain)
         self.build(domain.channels, len(domain.head))
         self.place()
-        voters = open_voters(x, recipe, domain, self.sample_x)
+        voters = open_voters(x, recipe, domain, self.sample_x_uint8)
         task = self.make_task(domain, voters)
         run = fitting.make_run(recipe, self.generator, self.device, self.precision, quiet)
         with occupied(home, identity(task, domain, part_of(run, task)), overwrite) as finished:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float, Int
-from pydantic import Field
+from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as checked
 
 from .data import ImageDomain
@@ -16,7 +16,7 @@ from .files import atomic_file
 from .settings import MAX_SEED
 
 
-@checked(frozen=True)
+@checked(frozen=True, config=ConfigDict(extra="forbid"))
 class Recipe:
     """How two sets are matched.
 

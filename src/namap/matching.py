@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from . import checkpoint
-from .analogies import Analogies, refuse_foreign, remove_answers
+from .analogies import Analogies, own_answers, refuse_foreign, remove_answers
 from .data import ImageDomain, load_domain
 from .descriptors import Descriptor, describe_pair
 from .errors import DataError, UsageError
@@ -322,6 +322,8 @@ def run_matching(
         "precision": None if network is None else pick_precision(precision, pick_device(device)),
     }
     again = holds_matching(home) and overwrite
+    if again:
+        own_answers(home)  # refused, if at all, before an earlier run makes room
     with occupied(home, wanted, overwrite) as finished:
         if finished:
             return checkpoint.load_directory(home / "final")[1]["metrics"]

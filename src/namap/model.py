@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from . import checkpoint, fitting
 from .codes import CodeSource
 from .errors import UsageError
-from .generators import WarpedGenerator, freeze, sample
+from .generators import WarpedGenerator, freeze, sample, sample_uint8
 from .losses import Reconstruction
 from .networks.crn import match_channels
 from .networks.vgg import Convention
@@ -149,6 +149,12 @@ class Model:
         """G(z) of `count` codes from N(0, I), `[count c h w]` in [-1, 1], the same at every call."""
         with autocast(self.device, self.precision):
             return sample(self.generator, count, random_stream(0, device=self.device))
+
+    @torch.no_grad()
+    def sample_x_uint8(self, count: int) -> UInt8[np.ndarray, "count c h w"]:
+        """The same images as bytes 0..255, a quarter of the memory."""
+        with autocast(self.device, self.precision):
+            return sample_uint8(self.generator, count, random_stream(0, device=self.device))
 
     @property
     def image_size(self) -> int:

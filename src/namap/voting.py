@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from jaxtyping import UInt8
 
 from . import processes
 from .data import ImageDomain, load_domain
@@ -17,7 +18,7 @@ from .kinds import VOTERS, Dissent, cast_votes, draw_kinds, find_kinds, learn_ki
 from .pictures import write_picture
 from .recipes import Recipe
 from .runs import Row, read_log
-from .tensors import Images, autocast, from_numpy, inference, to_uint8
+from .tensors import autocast, from_numpy, inference, to_uint8
 from .training import Run, train
 
 KINDS_SHEET = "kinds.png"  # in the directory of a fit: what was voted on
@@ -28,7 +29,7 @@ def open_voters(
     x: str | Path | ImageDomain | None,
     recipe: Recipe,
     domain: ImageDomain | ImageStream,
-    samples: Callable[[int], Images],
+    samples: Callable[[int], UInt8[np.ndarray, "n c h w"]],
 ) -> ImageDomain | None:
     """The images of X whose kinds are voted on, at most `VOTERS`: those that were given, or samples of G.
 
@@ -48,8 +49,7 @@ def open_voters(
         raise UsageError("setting kinds: not with warp, under which an analogy is no picture of X")
     size = samples(1).shape[1:]
     if x is None:
-        images = to_uint8(samples(VOTERS)).cpu().numpy()
-        voters = ImageDomain.from_array(images, source="samples of the generator")
+        voters = ImageDomain.from_array(samples(VOTERS), source="samples of the generator")
     else:
         voters = load_domain(x, size[-1], size[0]).some(VOTERS)
     require_enough(voters, recipe.kinds, domain)

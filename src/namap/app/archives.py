@@ -11,11 +11,12 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 import numpy as np
 
 from ..analogies import file_names
-from ..data import ImageDomain, UnreadableImage, read_image
+from ..data import UnreadableImage, read_image
 from ..data.folders import unique_names
 from ..errors import DataError
-from .sharing import png
-from .views import Explorer, Settings, has_several
+from ..mapping import Mapping
+from ..pictures import encode_png
+from .views import Explorer, Image, Settings, finish, has_several, start_search, targets
 
 MAX_FILES = 500
 MAX_UNPACKED = 200_000_000  # bytes
@@ -66,10 +67,28 @@ def _check_entries(entries: list[zipfile.ZipInfo]) -> None:
             raise DataError("this zip is packed in an unusual way; send it as every system packs one (deflate)")
 
 
+def read_pictures(mapping: Mapping, path: str | Path) -> tuple[list[str], list[Image], list[dict[str, str]]]:
+    """The pictures of a zip at the size of a model, by name; and which files are none, with the reason.
+
+    Raises:
+        DataError: what `read_archive` raises, or not one file is a picture.
+    """
+    names, images, skipped = [], [], []
+    for name, content in read_archive(path):
+        try:
+            images.append(read_image(io.BytesIO(content), mapping.channels, mapping.image_size))
+            names.append(PureWindowsPath(name).as_posix())
+        except UnreadableImage as error:
+            skipped.append({"path": name, "reason": str(error)})
+    if not images:
+        raise DataError(f"this zip holds no picture; first: {skipped[0]['path'][:80]}: {skipped[0]['reason']}")
+    return names, images, skipped
+
+
 def translate_archive(
     explorer: Explorer, model: str, path: str | Path, settings: Settings, output: Path
 ) -> Iterator[tuple[int, int]]:
-    """Write the analogies of the pictures in a zip to the zip `output`.
+    """Write the analogies of the pictures in a zip to the zip `output`; one zip at a time.
 
     Pictures become NAME.png, NAME_k1.png …; files that are no pictures are listed in skipped.jsonl.
 
@@ -77,33 +96,22 @@ def translate_archive(
         Pictures done, and all of them.
 
     Raises:
-        DataError: what `read_archive` raises, or not one file is a picture.
+        DataError: as `read_pictures`.
     """
     mapping = explorer.model(model)
     solutions = settings.solutions if has_several(mapping) else 1
-    names, images, skipped = [], [], []
-    for name, content in read_archive(path):
-        try:
-            images.append(read_image(io.BytesIO(content), mapping.channels, mapping.image_size))
-            names.append(name)
-        except UnreadableImage as error:
-            skipped.append({"path": name, "reason": str(error)})
-    if not images:
-        raise DataError(f"this zip holds no picture; first: {skipped[0]['path'][:80]}: {skipped[0]['reason']}")
-    outputs = [
-        file_names(name, solutions) for name in unique_names([PureWindowsPath(name).as_posix() for name in names])
-    ]
-    with zipfile.ZipFile(output, "w") as archive:
-        for i in range(0, len(images), BATCH):
-            yield i, len(images)
-            with explorer.lock:
-                queries = mapping.prepare_queries(ImageDomain.from_array(np.stack(images[i : i + BATCH]))).images
-                x, _, _ = mapping.solve(
-                    queries, solutions, settings.refine, settings.seed, temperature=settings.temperature
-                )
-            for row, analogies in zip(outputs[i : i + BATCH], x, strict=True):
-                for target, analogy in zip(row, analogies, strict=True):
-                    archive.writestr(target, png(analogy))
-        if skipped:
-            archive.writestr("skipped.jsonl", "".join(json.dumps(line) + "\n" for line in skipped))
+    with explorer.zips:
+        names, images, skipped = read_pictures(mapping, path)
+        outputs = [file_names(name, solutions) for name in unique_names(names)]
+        with zipfile.ZipFile(output, "w") as archive:
+            for i in range(0, len(images), BATCH):
+                yield i, len(images)
+                with explorer.lock:
+                    search = start_search(mapping, targets(mapping, np.stack(images[i : i + BATCH])), settings)
+                x = finish(explorer, mapping, search)
+                for row, analogies in zip(outputs[i : i + BATCH], x, strict=True):
+                    for target, analogy in zip(row, analogies, strict=True):
+                        archive.writestr(target, encode_png(analogy))
+            if skipped:
+                archive.writestr("skipped.jsonl", "".join(json.dumps(line) + "\n" for line in skipped))
     yield len(images), len(images)

@@ -24,7 +24,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..errors import NamapError, UsageError
 from ..files import atomic_file
-from .sharing import png
+from ..pictures import encode_png
 
 MAX_UPLOAD = 10 * 1024 * 1024  # bytes
 MAX_BODY = MAX_UPLOAD + 64 * 1024  # an upload, and what a form adds to it
@@ -74,8 +74,9 @@ def _refusal(scope: Scope) -> PlainTextResponse | None:
         return None
     if not path.startswith(POSTS):
         return PlainTextResponse("not served here", 404)
-    length = dict(scope["headers"]).get(b"content-length", b"")
-    if not length.isdigit():
+    headers = dict(scope["headers"])
+    length = headers.get(b"content-length", b"")
+    if not length.isdigit() or b"transfer-encoding" in headers:  # which would count in place of the length
         return PlainTextResponse("say the length of the request (Content-Length)", 411)
     if int(length) > MAX_BODY:
         return PlainTextResponse(f"uploads are limited to {MAX_UPLOAD // 1024**2} MB; send a smaller file", 413)
@@ -231,4 +232,4 @@ def kept(name: str, content: bytes) -> str:
 
 def png_file(image: UInt8[np.ndarray, "c h w"], name: str = "image") -> str:
     """The path of an image as PNG in Gradio's cache."""
-    return kept(f"{name}.png", png(image))
+    return kept(f"{name}.png", encode_png(image))

@@ -11,13 +11,13 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from ..errors import DataError, UsageError
-from ..pictures import to_picture
-from .views import DIRECTIONS, Explorer, Image, Settings, View, decode, has_several, read_query, shown_code
+from ..pictures import encode_png
+from .views import DIRECTIONS, Explorer, Settings, View, decode, has_several, read_query, shown_code
 
-MAX_BYTES = 2_000_000
+MAX_BYTES = 10_000_000
 
 Number = Annotated[float, Field(ge=-1e4, le=1e4, allow_inf_nan=False)]
-Vector = Annotated[list[Number], Field(min_length=1, max_length=100_000)]
+Vector = Annotated[list[Number], Field(min_length=1, max_length=500_000)]
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -48,7 +48,7 @@ def share(explorer: Explorer, view: View) -> str:
             "weights": explorer.digests[view.model],
             **numbers,
             "settings": {name: getattr(view.settings, name) for name in Settings.__dataclass_fields__},
-            "query": base64.b64encode(png(view.query)).decode(),
+            "query": base64.b64encode(encode_png(view.query)).decode(),
             "codes": view.codes.tolist(),
             "losses": view.losses.tolist(),
             "pins": [None if p is None else p.tolist() for p in view.pins],
@@ -95,15 +95,8 @@ def save_view(explorer: Explorer, view: View, folder: Path) -> list[Path]:
     code = shown_code(explorer, view)
     tiles = decode(explorer, view.model, view.query, code[None])
     paths = [folder / name for name in ("analogy.png", "code.npy", "code.json", "view.json")]
-    paths[0].write_bytes(png(tiles.x[0]))
+    paths[0].write_bytes(encode_png(tiles.x[0]))
     np.save(paths[1], code)
     paths[2].write_text(json.dumps(code.tolist()) + "\n")
     paths[3].write_text(share(explorer, view) + "\n")
     return paths
-
-
-def png(image: Image) -> bytes:
-    """An image as PNG."""
-    buffer = io.BytesIO()
-    to_picture(image).save(buffer, "PNG")
-    return buffer.getvalue()

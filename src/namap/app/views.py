@@ -24,6 +24,7 @@ DIRECTIONS = 6
 STRIP = 9  # images from one pinned solution to the other
 CHUNK = 10  # iterations of Eq. 6 between two looks
 NEAREST = 6
+READING = threading.BoundedSemaphore(2)  # pictures that are decoded at a time: each may be large before it is reduced
 
 Image = UInt8[np.ndarray, "c h w"]
 Sheet = UInt8[np.ndarray, "n c h w"]
@@ -91,12 +92,14 @@ class Explorer:
         queries: to pick from; None: the user brings all of them.
         x: images of X, for the neighbours, by model; empty: not given.
         lock: one computation at a time: many visitors share the processor in turns, not in a crowd.
+        zips: one zip at a time is held in memory.
     """
 
     models: dict[str, Mapping]
     queries: ImageDomain | None = None
     x: dict[str, ImageDomain] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
+    zips: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
         self.digests = {name: weights_digest(m) for name, m in self.models.items()}
@@ -188,14 +191,15 @@ def read_query(mapping: Mapping, file) -> Image:
     if file is None:
         raise DataError("there is no query yet; drop, paste or pick a picture")
     try:
-        return read_image(file, mapping.channels, mapping.image_size).copy()  # torch wants an array it may write to
+        with READING:
+            return read_image(file, mapping.channels, mapping.image_size).copy()  # torch wants one it may write to
     except UnreadableImage as error:
         raise DataError(f"this picture cannot be used: {error}") from None
 
 
-def _targets(mapping: Mapping, query: Image) -> torch.Tensor:
-    """The query as the model compares with it, `[1 c h w]` in [-1, 1]."""
-    return from_numpy(mapping.prepare_queries(ImageDomain.from_array(query[None])).images, mapping.device)
+def targets(mapping: Mapping, queries: Sheet) -> torch.Tensor:
+    """Queries as the model compares with them, `[n c h w]` in [-1, 1]."""
+    return from_numpy(mapping.prepare_queries(ImageDomain.from_array(queries)).images, mapping.device)
 
 
 # ---- solutions ----------------------------------------------------------------------------------------------
@@ -231,7 +235,7 @@ def solve(explorer: Explorer, name: str, query: Image, settings: Settings) -> It
     """
     mapping = explorer.model(name)
     with explorer.lock:
-        search = start_search(mapping, _targets(mapping, query), settings)
+        search = start_search(mapping, targets(mapping, query[None]), settings)
     while True:
         with explorer.lock, autocast(mapping.device, mapping.precision):
             codes, losses, _ = (part.float().cpu().numpy() for part in search.result())
@@ -246,12 +250,22 @@ def solve(explorer: Explorer, name: str, query: Image, settings: Settings) -> It
             search.advance(CHUNK if left > CHUNK + 1 else left)
 
 
+def finish(explorer: Explorer, mapping: Mapping, search: CodeSearch) -> UInt8[np.ndarray, "b k c h w"]:
+    """Carry a search to its end, in turns with others; its analogies."""
+    while not search.finished:
+        with explorer.lock, autocast(mapping.device, mapping.precision):
+            search.advance(CHUNK)
+    with explorer.lock, torch.no_grad():
+        x = picture(mapping, search.codes)
+    return to_uint8(x.unflatten(0, search.shape)).cpu().numpy()
+
+
 def decode(explorer: Explorer, name: str, query: Image, codes: Float[np.ndarray, "n d"]) -> Tiles:
     """Codes as images, judged against the query."""
     mapping = explorer.model(name)
     z = torch.from_numpy(np.ascontiguousarray(codes, dtype=np.float32)).to(mapping.device)
     with explorer.lock, torch.no_grad():
-        y = _targets(mapping, query)
+        y = targets(mapping, query[None])
         with autocast(mapping.device, mapping.precision):
             seen = mapping.generator(z).float()
         t = mapping.map_forward(seen, like=y.expand(len(z), -1, -1, -1))
@@ -266,7 +280,9 @@ def axes(explorer: Explorer, view: View) -> Float[np.ndarray, "m d"]:
         return np.zeros((0, mapping.latent_dim), np.float32)
     with explorer.lock, torch.no_grad(), autocast(mapping.device, mapping.precision):
         codes = torch.from_numpy(view.codes).to(mapping.device)
-        return spread_directions(mapping, _targets(mapping, view.query), codes, DIRECTIONS)[1].float().cpu().numpy()
+        return (
+            spread_directions(mapping, targets(mapping, view.query[None]), codes, DIRECTIONS)[1].float().cpu().numpy()
+        )
 
 
 def shown_code(explorer: Explorer, view: View) -> Code:

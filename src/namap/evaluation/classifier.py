@@ -20,6 +20,7 @@ from ..training import Run, identity, train
 
 DEFAULT_IMAGES = 240_000
 DEFAULT_WIDTH = 48
+MANY = 100  # times as many numbers as classes are no numbers of classes
 LIMITS = {"size": 4096, "channels": 3, "classes": 10**5, "width": 2048}
 
 
@@ -46,13 +47,14 @@ class Classifier:
     accuracy_on_x: float | None = None
     names: tuple[str, ...] = ()
     numbers: tuple[int, ...] = ()
+    precision: str = "auto"
 
     @torch.no_grad()
     def probabilities(self, images: UInt8[np.ndarray, "n c h w"], batch_size: int = 500) -> Float[np.ndarray, "n k"]:
         """The probability of each class; other sizes and channel counts are converted."""
         device = next(self.network.parameters()).device
         domain = ImageDomain.from_array(images).resized(self.size, self.channels)
-        with autocast(device, pick_precision("auto", device)):
+        with autocast(device, pick_precision(self.precision, device)):
             parts = [
                 self.network(from_numpy(domain.images[i : i + batch_size], device))
                 for i in range(0, len(domain), batch_size)
@@ -111,7 +113,7 @@ class Classifier:
         checkpoint.save_directory(path, self.network.state_dict(), config)
 
     @classmethod
-    def load(cls, path: str | Path, device: str = "auto") -> "Classifier":
+    def load(cls, path: str | Path, device: str = "auto", precision: str = "auto") -> "Classifier":
         """Load what `save` wrote.
 
         Raises:
@@ -132,15 +134,19 @@ class Classifier:
         names = config.get("names", [])
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise StorageError(f"{source}: classifier names {names!r} are not a list of words")
+        if names and len(names) != classes:
+            raise StorageError(f"{source}: classifier of {classes} classes has {len(names)} names")
         numbers = config.get("numbers", [])
         if not isinstance(numbers, list) or not all(type(n) is int and 0 <= n < classes for n in numbers):
             raise StorageError(f"{source}: classifier numbers {numbers!r} are not a list of numbers below {classes}")
+        accuracy = config.get("accuracy_on_x")
+        if accuracy is not None and not (type(accuracy) is float and 0 <= accuracy <= 1):
+            raise StorageError(f"{source}: classifier accuracy_on_x {accuracy!r} is not a share")
         with torch.device("meta"):
             network = NIN(channels, classes, width)
         checkpoint.load_weights(network, tensors, source)
         network = freeze(place(network, pick_device(device)))
-        accuracy = config.get("accuracy_on_x")
-        return cls(network, size, channels, classes, width, accuracy, tuple(names), tuple(numbers))
+        return cls(network, size, channels, classes, width, accuracy, tuple(names), tuple(numbers), precision)
 
 
 def train_classifier(
@@ -173,7 +179,9 @@ def train_classifier(
     """
     if domain.labels is None or len(domain) < 2:
         raise DataError(f"{domain.source}: has no labels, or one image; a classifier needs more")
-    classes = int(domain.labels.max()) + 1
+    classes, several = int(domain.labels.max()) + 1, len(np.unique(domain.labels))
+    if classes > MANY * several:
+        raise DataError(f"{domain.source}: {several} classes with numbers up to {classes - 1}; number them from 0")
     numbers = () if domain.classes else tuple(np.unique(domain.labels).tolist())
     if held_out is None:
         order = np.random.default_rng(0).permutation(len(domain))
@@ -184,18 +192,20 @@ def train_classifier(
         network = place(NIN(domain.channels, classes, width), pick_device(device))
     run = Run(images, 128, seed, device, precision, quiet=quiet, label="training the classifier")
     labels = checkpoint.digest({"labels": torch.from_numpy(domain.labels)})
-    task = ClassifierTask(network, {"kind": "nin", "width": network.width, "labels": labels})
+    names = {"names": domain.classes} if domain.classes else {}
+    task = ClassifierTask(network, {"kind": "nin", "width": network.width, "labels": labels, **names})
     wanted = identity(task, domain, run)
     remedy = "leave out --train-classifier-on, or name another --classifier"
     with occupied(outdir, wanted, remedy=remedy) as finished:
         if finished and outdir is not None:
-            return Classifier.load(outdir, device)
-        train(task, domain, run, outdir)
-        shape = (domain.size, domain.channels, classes, width)
-        classifier = Classifier(freeze(network), *shape, names=tuple(domain.classes), numbers=numbers)
-        assert held_out.labels is not None
-        classifier = replace(classifier, accuracy_on_x=classifier.accuracy(held_out.images, held_out.labels))
-        if outdir is not None:
+            classifier = Classifier.load(outdir, device, precision)
+        else:
+            train(task, domain, run, outdir)
+            shape = (domain.size, domain.channels, classes, width)
+            classifier = Classifier(freeze(network), *shape, None, tuple(domain.classes), numbers, precision)
+        accuracy = classifier.accuracy(held_out.images, classifier.labels_of(held_out))
+        classifier = replace(classifier, accuracy_on_x=accuracy)
+        if outdir is not None and not finished:
             classifier.save(outdir / "final")
     return classifier
 
@@ -219,7 +229,7 @@ def obtain_classifier(
     if x is None:
         if path is None:
             raise UsageError("evaluation needs --classifier DIR or --train-classifier-on SRC")
-        return Classifier.load(path, device)
+        return Classifier.load(path, device, precision)
     if path is not None and (path / checkpoint.MANIFEST).is_file():
         raise UsageError(f"{path}: is a classifier without its run; leave out the images, or train elsewhere")
     return train_classifier(x, path, seed, images, width, held_out, device, precision, quiet)

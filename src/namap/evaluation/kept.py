@@ -8,7 +8,6 @@ from jaxtyping import UInt8
 from ..analogies import Analogies
 from ..data import ImageDomain
 from ..mapping import Mapping
-from ..tensors import to_uint8
 from .classifier import Classifier
 
 
@@ -81,7 +80,7 @@ def evaluate_kept(
     n, k = found.x.shape[:2]
     predicted = classifier.predict(found.x.reshape(n * k, *found.x.shape[2:])).reshape(n, k)
     correct = predicted == queries.labels[:, None]
-    probability = classifier.probabilities(to_uint8(mapping.sample_x(1000)).cpu().numpy())
+    probability = classifier.probabilities(mapping.sample_x_uint8(1000))
     counts = np.bincount(probability.argmax(1), minlength=classifier.classes)
     confusion = np.zeros((classifier.classes, classifier.classes), int)
     np.add.at(confusion, (queries.labels, predicted[:, 0]), 1)

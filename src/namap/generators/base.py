@@ -1,15 +1,16 @@
 """What a generator is: a module from codes `[b d]` to images `[b c h w]` in [-1, 1], with three numbers attached."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from ..checkpoint import digest
 from ..errors import UsageError
-from ..tensors import Codes, Images
+from ..tensors import Codes, Images, to_uint8
 
 DRAWN_PIXELS = 2**18  # that are sampled at a time: 256 images of 32 pixels a side
 
@@ -65,10 +66,20 @@ def prior(count: int, latent_dim: int, rng: torch.Generator) -> Codes:
 
 @torch.no_grad()
 def sample(generator: Generator, count: int, rng: torch.Generator) -> Images:
-    """`count` images from the prior, `[n c h w]` in [-1, 1], fp32; few at a time where they are large."""
-    codes = prior(count, generator.latent_dim, rng)
+    """`count` images from the prior, `[n c h w]` in [-1, 1], fp32."""
+    return torch.cat([*draw(generator, count, rng)])
+
+
+def sample_uint8(generator: Generator, count: int, rng: torch.Generator) -> UInt8[np.ndarray, "n c h w"]:
+    """The same images as bytes: no more than a few of them are there as floats."""
+    return np.concatenate([to_uint8(images).cpu().numpy() for images in draw(generator, count, rng)])
+
+
+def draw(generator: Generator, count: int, rng: torch.Generator) -> Iterator[Images]:
+    """Images from the prior, few at a time where they are large."""
     at_a_time = max(1, DRAWN_PIXELS // generator.drawn_size**2)
-    return torch.cat([generator(z).float() for z in codes.split(at_a_time)])
+    for z in prior(count, generator.latent_dim, rng).split(at_a_time):
+        yield generator(z).float()
 
 
 def check_generator(

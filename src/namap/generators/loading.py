@@ -16,6 +16,7 @@ from .training import find_family
 from .warped import unwarped
 
 LIMITS = {"latent_dim": 65536, "image_size": 4096, "channels": 3, "width": 2048, "stages": 8}
+FOREIGN_LATENT = 2**24  # numbers in a code of somebody else's generator, which may be a picture itself
 
 
 def build_generator(config: Any, where: str | Path) -> Generator:
@@ -97,7 +98,10 @@ def load_generator(
         12
     """
     spec = str(spec)
+    ours = latent_dim is None and (image_range, spatial, stage) == ((-1, 1), None, None)
     if spec.startswith("simulator:"):
+        if not ours:
+            raise UsageError(f"{spec}: a simulator knows its codes and range; leave those options out")
         return _simulator(spec)
     if spec.startswith(("diffusers:", "hub:")) or Path(spec).is_file():
         found = open_foreign(spec, latent_dim, trust_pickle)
@@ -211,7 +215,7 @@ def _check_saved(saved: dict[str, Any], where: str | Path) -> dict[str, Any]:
     source = {"spec": "", "sha256": {}} if saved.get("source") is None else saved["source"]
     sound = (
         type(d) is int
-        and 1 <= d <= LIMITS["latent_dim"]
+        and 1 <= d <= FOREIGN_LATENT
         and type(spatial) is bool
         and (stage is None or type(stage) is int)
         and isinstance(source, dict)

@@ -44,7 +44,7 @@ class GeneratorRecipe:
         rate: Adam's learning rate, decayed over the second half.
     """
 
-    latent_dim: int = Field(default=64, ge=1)
+    latent_dim: int = Field(default=64, ge=1, le=65536)
     images: int = Field(default=400_000, ge=1)
     seed: int = Field(default=0, ge=0, le=MAX_SEED)
     width: int = Field(default=48, ge=4, le=2048)
@@ -151,6 +151,8 @@ def train_generator(
         UsageError: `outdir` holds another run, an unknown setting, or images of a side that the family cannot make.
         DivergedError: training met NaN and did not recover.
     """
+    if recipe is not None and settings:
+        raise UsageError(f"train_generator: {', '.join(settings)} beside a whole recipe; set them in it")
     recipe = recipe or make_settings(find_family(arch), settings, arch)
     domain = load_domain(data)
     home = None if outdir is None else Path(outdir)

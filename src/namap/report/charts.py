@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from ..errors import one_line
 from ..runs import Row
 from .page import INK, Chart, drawing
 
@@ -79,7 +80,7 @@ def bars(title: str, unit: str, runs: Sequence[tuple[str, Float[np.ndarray, " _"
             axis.bar(np.arange(1, len(falling) + 1), falling, color=colour(i), width=0.8)
         else:
             axis.stairs(falling, np.arange(len(falling) + 1) + 0.5, fill=True, color=colour(i))
-        axis.set_title(f"{title}, {name}" if len(runs) > 1 else title)
+        axis.set_title(f"{title}, {one_line(name)}" if len(runs) > 1 else title)
         axis.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         axis.set_xlabel("dimensions of the code, in falling order")
         axis.set_ylabel(unit)
@@ -89,10 +90,8 @@ def bars(title: str, unit: str, runs: Sequence[tuple[str, Float[np.ndarray, " _"
 
 def _panels(count: int):
     """A figure with `count` panels in the style of the page, three in a row."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
 
     style: dict[Any, Any] = {
         "font.size": 8, "axes.titlesize": 9, "text.parse_math": False, "path.simplify_threshold": 0.5,
@@ -102,9 +101,9 @@ def _panels(count: int):
     }  # fmt: skip
     columns = min(3, count)
     rows = math.ceil(count / columns)
-    with pyplot.rc_context(style):
-        size = (10.2 / 3 * columns, 2.2 * rows)
-        figure, axes = pyplot.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
+    with rc_context(style):
+        figure = Figure(figsize=(10.2 / 3 * columns, 2.2 * rows), layout="constrained")
+        axes = figure.subplots(rows, columns, squeeze=False)
         figure.get_layout_engine().set(h_pad=0.1, w_pad=0.1)  # pyright: ignore
     for axis in axes.flat[count:]:
         axis.axis("off")

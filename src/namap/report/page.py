@@ -165,12 +165,11 @@ def _encode(picture: Image.Image, lossless: bool) -> str:
 
 def drawing(figure: "Figure") -> Markup:
     """A matplotlib figure as SVG within the page: in its font and colours, sharp at any size."""
-    from matplotlib import pyplot, rc_context
+    from matplotlib import rc_context
 
     buffer = io.StringIO()
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": "namap"}):
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
-    pyplot.close(figure)
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :].replace(INK, "currentColor")
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
