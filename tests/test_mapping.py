@@ -307,8 +307,8 @@ def test_a_gross_difference_of_scale_is_said(generator, capsys):
     print_ = load_domain("embedded:typeset/test")
 
     class Small(VAENAM):
-        def sample_x(self, count):
-            return from_numpy(shrink(print_.images[:count], 0.55))
+        def sample_x_uint8(self, count):
+            return shrink(print_.images[:count], 0.55)
 
     Small(generator, **SMALL).fit(replace(print_), quiet=True)
     assert "times as large" in capsys.readouterr().err

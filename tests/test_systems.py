@@ -271,7 +271,7 @@ def test_queries_are_shrunk_once_for_a_strong_mapper_and_a_card(generator, handw
     wanted, prepared = mapping.translate(some), mapping.prepare_queries(some).images
     monkeypatch.setattr(mapping, "solve", lambda queries, *a, **k: seen.append(queries) or solve(queries, *a, **k))
     _, _, ((_, loss),) = draw(mapping, some)
-    np.testing.assert_array_equal(seen.pop(), prepared)
+    np.testing.assert_array_equal(np.unique(seen.pop(), axis=0), np.unique(prepared, axis=0))
     assert loss == f"{wanted.losses.mean():.4g}"
     train_mapper(mapping, some, images=64, filters=4, quiet=True)
     np.testing.assert_array_equal(np.unique(np.concatenate(seen), axis=0), np.unique(prepared, axis=0))

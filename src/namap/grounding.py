@@ -75,6 +75,9 @@ class Grounding:
     def arrival(self, name: str) -> Mapping:
         """The mapping of a domain to arrive in.
 
+        Args:
+            name: of the domain.
+
         Raises:
             UsageError: there is none of this name, or it was fitted with warp: its T draws what has been moved.
         """
