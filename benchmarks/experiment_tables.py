@@ -143,7 +143,7 @@ def circumstance_notes(cells: list[Result]) -> Iterator[str]:
     """Threads, processors and commits of the rows."""
     yield f"Threads: {', '.join(map(str, sorted({c['threads'] for c in cells})))}."
     unknown = "not recorded of the first rows"
-    if processors := sorted({c.get("processor", unknown) for c in cells}, key=lambda name: name == unknown):
+    if processors := sorted({c.get("processor", unknown) for c in cells}, key=lambda name: (name == unknown, name)):
         yield f"Processor: {', '.join(processors)}."
     seen = {c["commit"] for c in cells}
     if len(seen) > 1:

@@ -18,8 +18,8 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 from namap.app.looks import CSS
 from namap.app.page import build_page
 from namap.app.server import start
-from namap.app.sharing import png
 from namap.app.views import open_explorer
+from namap.pictures import encode_png
 from namap.report import report_runs
 
 DOCS = Path(__file__).parent
@@ -43,7 +43,7 @@ def main() -> None:
         photograph_report(browser, report, given.outdir / "report.png")
         explorer = open_explorer([given.model], given.data, given.x)
         query = Path(scratch) / "query.png"
-        query.write_bytes(png(explorer.queries.images[given.query]))
+        query.write_bytes(encode_png(explorer.queries.images[given.query]))
         page = build_page(explorer)
         photograph_app(browser, start(page, "127.0.0.1", 0, CSS), query, given.outdir / "app.png")
         page.close(verbose=False)

@@ -7,11 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from namap import cli
-from namap.console import out_of_memory
 
 VERBS = [
     "train-generator", "fit", "translate", "match", "evaluate", "demo", "check-data", "check-generator", "report",
@@ -267,17 +265,6 @@ def test_errors_are_one_line_with_their_exit_code(models, namap, tmp_path, monke
     assert (found, words in err) == (code, True), err
     assert len([line for line in err.splitlines() if not line.startswith("warning: ")]) == 1
     assert "Traceback" not in err
-
-
-def test_a_lack_of_memory_is_one_line():
-    with pytest.raises(RuntimeError) as failed:
-        torch.empty(2**50)
-    said = str(out_of_memory(failed.value))
-    assert said.startswith("out of memory (") and said.endswith(
-        "take a smaller batch size, smaller images or another device"
-    )
-    assert out_of_memory(torch.OutOfMemoryError("CUDA out of memory. Tried")).exit_code == 5
-    assert out_of_memory(MemoryError()) and out_of_memory(RuntimeError("shape mismatch")) is None
 
 
 def test_debug_shows_the_traceback(namap):

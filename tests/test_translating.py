@@ -150,6 +150,9 @@ def test_a_second_run_makes_what_is_missing_and_what_has_changed(mapping, tmp_pa
     with pytest.raises(UsageError, match=r"namap has not written its plot\.png; move it"):
         run(seed=2, overwrite=True)
     assert len([*out.glob("*.png")]) == 29
+    Image.new("1", (20000, 20000)).save(out / "plot.png")  # larger than Pillow opens
+    with pytest.raises(UsageError, match="has not written its plot"):
+        run(seed=2, overwrite=True)
     (out / "plot.png").unlink()
     a_folder(tmp_path / "other", 3)
     with pytest.raises(UsageError, match="other analogies: queries"):
