@@ -103,7 +103,7 @@ def machine() -> Iterator[Finding]:
     yield Finding("devices", ", ".join(["cpu", *names]), remedy)
     device = pick_device()
     capable = [name for name in ("avx512_bf16", "amx_bf16") if torch.cpu.get_capabilities().get(name)]
-    cpu = f"the CPU multiplies bfloat16 ({', '.join(capable)})" if capable else "the CPU has no bfloat16 instructions"
+    cpu = f"the CPU has {', '.join(capable) or 'no bfloat16 instructions'}"
     yield Finding("precision", f"{pick_precision('auto', device)} on {device.type}; {cpu}")
     threads, cores = (
         torch.get_num_threads(),
