@@ -16,7 +16,7 @@ from namap.generators import freeze
 from namap.generators.families import vae
 from namap.networks import NIN
 from namap.runs import load_result, occupied
-from namap.tensors import Images, autocast, from_numpy, pick_device, pick_precision, place
+from namap.tensors import Images, from_numpy, pick_device, place
 from namap.training import Batch, Run, Update, identity, train
 
 from ..baselines.discogan import ANGLE_PAIRING
@@ -124,9 +124,8 @@ def obtain_regressor(scene: Scene, home: Path) -> NIN:
 def measure(regressor: NIN, images: np.ndarray) -> np.ndarray:
     """Azimuth of each image in degrees."""
     device = next(regressor.parameters()).device
-    with autocast(device, pick_precision("auto", device)):
-        parts = [regressor(reduced(from_numpy(images[i : i + 200], device)))[:, 0] for i in range(0, len(images), 200)]
-    return HALF_TURN * torch.cat(parts).float().cpu().numpy()
+    parts = [regressor(reduced(from_numpy(images[i : i + 200], device)))[:, 0] for i in range(0, len(images), 200)]
+    return HALF_TURN * torch.cat(parts).cpu().numpy()
 
 
 def car_experiment(name: str, x: str, y: str) -> Experiment:

@@ -1,4 +1,7 @@
-"""Measures of images that need no labels: distance, diversity, realism. The feature network is always injected."""
+"""Measures of images that need no labels: distance, diversity, realism. The feature network is always injected.
+
+They are computed in the network's own precision, whatever a mapping runs in: a number is the same on every machine.
+"""
 
 from itertools import combinations
 
@@ -8,7 +11,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..tensors import Images, autocast, from_numpy, pick_precision
+from ..tensors import Images, from_numpy
 
 CHUNK = 128  # images at a time through the feature network
 
@@ -86,5 +89,4 @@ def pooled_features(images: UInt8[np.ndarray, "n c h w"], features: nn.Module) -
 
 def _levels(images: UInt8[np.ndarray, "n c h w"], features: nn.Module) -> list[Images]:
     device = next(features.parameters()).device
-    with autocast(device, pick_precision("auto", device)):
-        return [level.float() for level in features(from_numpy(images, device))]
+    return [level.float() for level in features(from_numpy(images, device))]
