@@ -122,6 +122,15 @@ def test_a_shared_view_comes_back(explorer, query, tmp_path):
     np.testing.assert_array_equal(again.codes, back.codes)
 
 
+def test_a_view_that_could_not_be_opened_again_is_not_kept(explorer, query, tmp_path, monkeypatch):
+    view = last(views.solve(explorer, "vae", query, QUICK))
+    shared = sharing.share(explorer, view)
+    monkeypatch.setattr(sharing, "MAX_BYTES", len(shared) - 1)
+    with pytest.raises(UsageError, match=r"3 codes of 6 numbers take over .* MB; ask for fewer solutions"):
+        sharing.save_view(explorer, view, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.fixture(scope="module")
 def shared_view(explorer):
     return sharing.share(explorer, last(views.solve(explorer, "vae", explorer.queries.images[3], QUICK)))

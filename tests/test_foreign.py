@@ -212,7 +212,10 @@ def test_a_consistency_model_takes_the_step_of_its_own_pipeline(tmp_path):
     theirs = pipeline(batch_size=2, num_inference_steps=1, latents=z.view(2, 3, 16, 16), output_type="pt").images
     with torch.no_grad():
         torch.testing.assert_close(generator(z) / 2 + 0.5, theirs, atol=1e-5, rtol=1e-4)
-    assert load_generator(f"diffusers:{tmp_path}/unet").latent_dim == 768
+    part = load_generator(f"diffusers:{tmp_path}/unet")
+    assert part.latent_dim == 768
+    for found, name in ((generator, "scheduler/scheduler_config.json"), (part, "../scheduler/scheduler_config.json")):
+        assert name in found.config["source"]["sha256"]  # another schedule is another generator
 
 
 def test_what_a_diffusers_directory_lacks_is_named(tmp_path):

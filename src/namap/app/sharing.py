@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
+from jaxtyping import Float
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
@@ -39,9 +40,13 @@ class SharedView:
 
 
 def share(explorer: Explorer, view: View) -> str:
-    """The view as JSON: model, settings, query, codes, and where the user has walked."""
+    """The view as JSON: model, settings, query, codes, and where the user has walked.
+
+    Raises:
+        UsageError: it is larger than `restore` takes.
+    """
     numbers = {name: getattr(view, name) for name in ("model", "chosen", "steps")}
-    return json.dumps(
+    text = json.dumps(
         {
             "format": "namap-view",
             "version": 1,
@@ -49,12 +54,21 @@ def share(explorer: Explorer, view: View) -> str:
             **numbers,
             "settings": {name: getattr(view.settings, name) for name in Settings.__dataclass_fields__},
             "query": base64.b64encode(encode_png(view.query)).decode(),
-            "codes": view.codes.tolist(),
-            "losses": view.losses.tolist(),
-            "pins": [None if p is None else p.tolist() for p in view.pins],
-            "code": shown_code(explorer, view).tolist(),
+            "codes": [written(code) for code in view.codes],
+            "losses": written(view.losses),
+            "pins": [None if p is None else written(p) for p in view.pins],
+            "code": written(shown_code(explorer, view)),
         }
     )
+    if len(text) > MAX_BYTES:
+        count, size = view.codes.shape
+        raise UsageError(f"{count} codes of {size} numbers take over {MAX_BYTES // 10**6} MB; ask for fewer solutions")
+    return text
+
+
+def written(vector: Float[np.ndarray, " d"]) -> list[float]:
+    """Numbers that JSON writes as shortly as float32 allows; read as float32, they are the same."""
+    return [float(f"{value:.9g}") for value in vector.tolist()]
 
 
 def restore(explorer: Explorer, text: str | bytes) -> View:
@@ -91,12 +105,16 @@ def restore(explorer: Explorer, text: str | bytes) -> View:
 
 
 def save_view(explorer: Explorer, view: View, folder: Path) -> list[Path]:
-    """Write analogy.png, code.npy, code.json and view.json of what is on display; return their paths."""
-    code = shown_code(explorer, view)
+    """Write analogy.png, code.npy, code.json and view.json of what is on display; return their paths.
+
+    Raises:
+        UsageError: the view is too large to be opened again; nothing is written.
+    """
+    code, shared = shown_code(explorer, view), share(explorer, view)
     tiles = decode(explorer, view.model, view.query, code[None])
     paths = [folder / name for name in ("analogy.png", "code.npy", "code.json", "view.json")]
     paths[0].write_bytes(encode_png(tiles.x[0]))
     np.save(paths[1], code)
     paths[2].write_text(json.dumps(code.tolist()) + "\n")
-    paths[3].write_text(share(explorer, view) + "\n")
+    paths[3].write_text(shared + "\n")
     return paths

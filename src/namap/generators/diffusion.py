@@ -4,6 +4,7 @@ Weights are read from safetensors only, and nothing is fetched.
 """
 
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -126,8 +127,14 @@ def model_files(root: Path) -> dict[str, Path]:
         UsageError: there is none.
     """
     folder, _ = find_part(root)
-    files = [*folder.glob("*.json"), *folder.glob("*.safetensors"), *root.glob("scheduler/*.json")]
-    return {str(path.relative_to(root)): path for path in sorted(files)}
+    files = [*folder.glob("*.json"), *folder.glob("*.safetensors"), *scheduler_files(folder)]
+    return {os.path.relpath(path, root): path for path in sorted(files)}
+
+
+def scheduler_files(folder: Path) -> list[Path]:
+    """What says how the UNet in `folder` is sampled: a file of its pipeline, if it is in one."""
+    path = folder.parent / "scheduler" / "scheduler_config.json"
+    return [path] if folder.name == "unet" and path.is_file() else []
 
 
 def _latent_side(model: Any, folder: Path, latent_dim: int | None) -> int:
@@ -157,10 +164,10 @@ def _consistency_step(unet: Any, folder: Path) -> ConsistencyStep:
         raise UsageError(
             f"{folder}: wants a class beside its noise; put it into a module that gives one, and wrap that"
         )
-    settings = folder.parent / "scheduler" / "scheduler_config.json"
-    if folder.name != "unet" or not settings.is_file():
+    found = scheduler_files(folder)
+    if not found:
         return ConsistencyStep(unet, CMStochasticIterativeScheduler())
-    config = read_json(settings)
+    config = read_json(found[0])
     if config.get("_class_name") != CMStochasticIterativeScheduler.__name__:
         raise UsageError(f"{folder}: is sampled with {config.get('_class_name')}, in many steps; namap needs one step")
     return ConsistencyStep(unet, CMStochasticIterativeScheduler.from_config(config))
