@@ -17,7 +17,7 @@ Strips = dict[str, Image.Image]  # of a figure, from top to bottom: the queries,
 
 
 def draw(scene: Scene, home: Path, titles: dict[str, str], before: Strips) -> Strips:
-    """A column a query that every row answers. Rows are those with seed 0; samples of G, which answer none, come last.
+    """A column a query that every row answers, with its lowest seed; samples of G, which answer none, come last.
 
     Args:
         scene: whose test queries are shown.
@@ -30,7 +30,7 @@ def draw(scene: Scene, home: Path, titles: dict[str, str], before: Strips) -> St
     shown = np.random.default_rng(0).permutation(count)[:QUERIES]
     strips = {"query": sheet({"query": list(queries[shown])})}
     for method, title in sorted(titles.items(), key=lambda row: row[0] == "generator"):
-        cell = home / f"{method}-0"
+        cell = first_cell(home, method)
         if method in answers:
             x = answers[method][:QUERIES] if method == "generator" else answers[method][shown]
             several = range(min(SHOWN, x.shape[1]))
@@ -40,9 +40,15 @@ def draw(scene: Scene, home: Path, titles: dict[str, str], before: Strips) -> St
     return strips
 
 
+def first_cell(home: Path, method: str) -> Path:
+    """The cell of a row with the lowest seed that was measured."""
+    cells = [path.parent.name.rpartition("-") for path in home.glob(f"{method}-*/result.json")]
+    return home / f"{method}-{min((int(seed) for row, _, seed in cells if row == method), default=0)}"
+
+
 def read_answers(home: Path, methods: Iterable[str]) -> dict[str, np.ndarray]:
-    """The pictures `[n k c h w]` that cells with seed 0 have; inversions (`bound`) are of X, not of queries."""
-    paths = {method: home / f"{method}-0" / "answers.npz" for method in methods if method != "bound"}
+    """The pictures `[n k c h w]` of every row's first seed; inversions (`bound`) are of X, not of queries."""
+    paths = {method: first_cell(home, method) / "answers.npz" for method in methods if method != "bound"}
     found = {method: np.load(path)["x"] for method, path in paths.items() if path.exists()}
     return {method: x for method, x in found.items() if x.ndim == 5}
 

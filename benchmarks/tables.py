@@ -181,7 +181,8 @@ SYSTEM_FIGURES = "\n\n".join(
 
 GLOSSARY = """\
 - **±**: standard deviation over the seeds.
-- **Figures**: seed 0, queries drawn at random. (2) is a second answer to the same query; samples of G answer none.
+- **Figures**: the lowest seed of each row, queries drawn at random. (2) is a second answer to the same query; samples
+  of G answer none.
 - **KID**: kernel distance to X, times 1000, in features of a VGG-16 tuned to edges: not that of Inception, and to be
   compared within a section only.
 - **taken for X**: share that a classifier of X against Y calls X. Blurred or repeated answers pass; it is no measure of

@@ -146,6 +146,18 @@ def test_a_figure_shows_queries_that_every_row_answers(tmp_path):
     assert strips["query"].tobytes() == strips["copy"].tobytes() == strips["nearest"].tobytes()
 
 
+def test_a_figure_shows_the_lowest_seed_of_a_row(tmp_path):
+    scene = runner.make_scene("handwriting2print", "reference", None)
+    queries = scene.y_test.images[:, None]
+    for cell, x in (("cyclegan-5x-0", 255 - queries), ("cyclegan-10", 255 - queries), ("cyclegan-2", queries)):
+        (tmp_path / cell).mkdir()
+        np.savez(tmp_path / cell / "answers.npz", x=x)
+        write_json(tmp_path / cell / "result.json", {})
+    strips = figures.draw(scene, tmp_path, {"cyclegan": "query", "cyclegan-5x": "query", "discogan": "query"}, {})
+    assert [*strips] == ["query", "cyclegan", "cyclegan-5x"]
+    assert strips["query"].tobytes() == strips["cyclegan"].tobytes() != strips["cyclegan-5x"].tobytes()
+
+
 def test_a_row_whose_answers_are_gone_keeps_its_strip_of_the_figure(tmp_path):
     scene = runner.make_scene("handwriting2print", "reference", None)
     titles = {"copy": "the query itself", "nearest": "nearest neighbour in X"}
