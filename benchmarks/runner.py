@@ -29,6 +29,7 @@ from namap.runs import differences
 from namap.settings import make_settings
 
 from .cells import circumstances, cost, finished, processor, run_cell_apart
+from .experiment_tables import SHARES, spread
 from .experiments import EXPERIMENTS
 from .figures import cut, draw, stack
 from .judging import EACH
@@ -334,15 +335,9 @@ def summary_lines(result: dict[str, Any]) -> str:
     for method, title in result["rows"].items():
         cells = [c["measures"] for c in result["cells"] if c["method"] == method and c["measures"]]
         if cells:
-            values = [spread([c.get(measure) for c in cells]) for measure in headline]
+            values = [spread([c.get(measure) for c in cells], measure in SHARES) for measure in headline]
             lines.append(" ".join([title.ljust(width), *(v.rjust(16) for v in values)]))
     return "\n".join(lines)
-
-
-def spread(values: list[float | None]) -> str:
-    """Mean and deviation, or nothing."""
-    known = [v for v in values if v is not None]
-    return f"{np.mean(known):.3f} ± {np.std(known):.3f}" if known else ""
 
 
 def main() -> None:

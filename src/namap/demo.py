@@ -4,6 +4,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import stdev
 from typing import Any
 
 import numpy as np
@@ -84,7 +85,7 @@ def run_demo(
     kept = [run.result.kept for run in runs.values()]
     summary = {
         "kept": float(np.mean(kept)),
-        "kept_std": float(np.std(kept)),
+        "kept_std": stdev(kept) if len(kept) > 1 else 0.0,
         "copy_baseline": float(np.mean([run.result.copy_baseline for run in runs.values()])),
         "seconds": float(np.mean([sum(run.seconds.values()) for run in runs.values()])),
         "threads": torch.get_num_threads(),
