@@ -191,8 +191,10 @@ GLOSSARY = """\
   counts more than another tone; *best of k*: of the best of four answers, chosen by the photo.
 - **diversity**: how far several answers to one query differ, in the same features.
 - **degrees**: median residual after the best constant offset and the better of the two senses of turning.
-- **minutes**: of processor time, all answers included. Rows that use G need its minutes, too; rivals train as long as G
-  and namap's fit together. Machines differ from section to section.
+- **minutes**: of processor time, answers included, mean over the seeds. Rows that use G need its minutes, too; rivals
+  train as long as G and namap's fit of their seed took on their machine, or as long as the note below their table says.
+  Machines differ from section to section, and from row to row or seed to seed where a section names several processors:
+  there minutes of two rows do not compare.
 - **peak memory**: of a row's process; the older rows' includes the judges.
 - **the papers' loss and T**: for as long as namap's mapping took, with its G, code size and E; `beta` and its warm-up
   are ours, as their weight of one is of a sum over pixels.

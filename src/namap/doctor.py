@@ -103,8 +103,10 @@ def machine() -> Iterator[Finding]:
     yield Finding("devices", ", ".join(["cpu", *names]), remedy)
     device = pick_device()
     capable = [name for name in ("avx512_bf16", "amx_bf16") if torch.cpu.get_capabilities().get(name)]
+    chosen = pick_precision("auto", device)
     cpu = f"the CPU has {', '.join(capable) or 'no bfloat16 instructions'}"
-    yield Finding("precision", f"{pick_precision('auto', device)} on {device.type}; {cpu}")
+    slower = ", but is no faster in bf16" if capable and (device.type, chosen) == ("cpu", "fp32") else ""
+    yield Finding("precision", f"{chosen} on {device.type}; {cpu}{slower}")
     threads, cores = (
         torch.get_num_threads(),
         len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count(),

@@ -1,6 +1,6 @@
 """Measures of images that need no labels: distance, diversity, realism. The feature network is always injected.
 
-They are computed in the network's own precision, whatever a mapping runs in: a number is the same on every machine.
+They are computed in the network's own precision, whatever a mapping runs in: numbers of several machines compare.
 """
 
 from itertools import combinations
