@@ -5,7 +5,7 @@
 A cell leaves `RUNS/NAME/METHOD-SEED/result.json` and its answers; a killed bench goes on with the first cell that has
 none, and training in a cell goes on from its checkpoint. `results/NAME.json` and `.png` are written from the cells.
 What `results/NAME.json` has already, measured with today's configuration, is taken from there: rows may be added on
-another machine or after `RUNS` is gone.
+another machine or after `RUNS` is gone. `--anew` measures the rows that are asked for again, where they were.
 
 Budgets are seconds of processor time: what an idle machine with as many threads needs of wall-clock time.
 """
@@ -75,8 +75,12 @@ def run_bench(
     quick: bool = False,
     quiet: bool = False,
     rival_budget: float = 1.0,
+    anew: bool = False,
 ) -> dict[str, Any]:
     """Measure what is missing, then write the results of all cells that there are.
+
+    Args:
+        anew: rows that are asked for and that only `results` have, without weights or answers, are missing, too.
 
     Raises:
         UsageError: an unknown experiment or method, or a cell that was measured with another configuration.
@@ -94,6 +98,8 @@ def run_bench(
         take_recorded(scene, home, results, wanted, budget_min)
     for seed in seeds_of(scene.experiment, wanted, seeds):
         own = {m: own_seed(scene.experiment, m, seed) for m in rows_of(scene.experiment).keys() | set(wanted)}
+        for cell in [home / f"{m}-{own[m]}" for m in wanted] if anew else []:
+            forget_recorded(cell)
         missing = [m for m in wanted if not finished(home / f"{m}-{own[m]}", configuration(scene, m, budget_min))]
         order = in_order(scene.experiment, missing, own_budget=budget_min is None)
         for method in {needed for wanting in order for needed in find_row(scene.experiment, wanting).needs}:
@@ -144,6 +150,12 @@ def forget_lost_weights(scene: Scene, cell: Path) -> None:
     """Let a row be trained again, to the same weights, that others need and that only the results know of."""
     trained = not cell.name.startswith("generator") or not isinstance(scene.generator, str | None)
     if trained and (cell / "result.json").exists() and not (cell / "final").is_dir():
+        shutil.rmtree(cell)
+
+
+def forget_recorded(cell: Path) -> None:
+    """Let a row be measured again that only the results know of: every row that is measured leaves its answers."""
+    if (cell / "result.json").exists() and not (cell / "answers.npz").exists():
         shutil.rmtree(cell)
 
 
@@ -288,13 +300,13 @@ def budget(row: Row, home: Path, seed: int, budget_min: float | None) -> float:
         there = result.get("processor", "an unknown processor")  # which the first results do not say
         if there != here:
             raise UsageError(
-                f"{cell}: took its time on {there}, not {here}; remove it to measure it here, or say how "
-                "long with --budget-min"
+                f"{cell}: took its time on {there}, not {here}; --method {cell.name.rpartition('-')[0]} --anew "
+                "measures it here, --budget-min says how long instead"
             )
         if result["settings"].get(REFINE) and "answering" not in result["seconds"]:
             raise UsageError(
-                f"{cell}: does not say how long its answers were refined; remove it to measure it here, or say how "
-                "long with --budget-min"
+                f"{cell}: does not say how long its answers were refined; --method {cell.name.rpartition('-')[0]} "
+                "--anew measures it here, --budget-min says how long instead"
             )
         seconds += result["seconds"]["processor"] - result["seconds"].get("answering", 0.0)
     return row.budget_factor * seconds

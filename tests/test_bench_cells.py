@@ -58,6 +58,27 @@ def test_rows_that_the_results_have_are_not_measured_again(tmp_path, capsys):
     assert not (home / "generator-0").exists()
 
 
+def test_rows_are_measured_again_on_request_where_only_the_results_have_them(tmp_path, monkeypatch):
+    scene, runs = runner.make_scene("handwriting2print", "reference", None), tmp_path / "runs"
+    recorded = [
+        {"method": m, "seed": 0, "configuration": runner.configuration(scene, m, None), "measures": {"kept": 0.5}}
+        for m in ("copy", "nearest")
+    ]
+    write_json(tmp_path / "handwriting2print.json", {"cells": recorded})
+
+    def measured(arguments, cell, wanted, quiet):  # the judge of the real one trains for minutes
+        cell.mkdir()
+        np.savez(cell / "answers.npz", x=scene.y_test.images[:, None])
+        write_json(cell / "result.json", {**recorded[0], "configuration": wanted, "measures": {"kept": 0.75}})
+
+    monkeypatch.setattr(runner, "run_cell_apart", measured)
+    wanted = ("handwriting2print", [0], ["copy"], None, "reference", None, runs, tmp_path)
+    summary = runner.run_bench(*wanted, anew=True)
+    assert {c["method"]: c["measures"]["kept"] for c in summary["cells"]} == {"copy": 0.75, "nearest": 0.5}
+    monkeypatch.setattr(runner, "run_cell_apart", None)  # what was measured here stays
+    assert runner.run_bench(*wanted, anew=True) == summary
+
+
 def test_answers_are_refined_and_those_of_one_pass_are_not(tmp_path):
     scene = runner.make_scene("handwriting2print", "reference", tmp_path, quick=True)
     scene = replace(scene, experiment=replace(scene.experiment, ours={"refine": 3}, solutions=2))
@@ -196,10 +217,10 @@ def test_a_rival_gets_the_seconds_of_the_generator_and_the_mapping(tmp_path):
     write_json(result, took | {"seconds": {"processor": 40.0, "answering": 15.0}})
     assert runner.budget(rows["vae"], tmp_path, 1, None) == 25, "answering is no training"
     write_json(result, took | {"settings": {"refine": 100}})
-    with pytest.raises(UsageError, match="namap-1: does not say how long its answers were refined; remove it"):
+    with pytest.raises(UsageError, match=r"namap-1: does not say how long its answers.*; --method namap --anew"):
         runner.budget(rows["vae"], tmp_path, 1, None)
     for there, said in (({"processor": "ABACUS in fp64"}, "ABACUS in fp64"), ({}, "an unknown processor")):
         write_json(result, {"seconds": read_json(result)["seconds"], "settings": {}, **there})
-        with pytest.raises(UsageError, match=rf"namap-1: took its time on {said}, not .*; remove it"):
+        with pytest.raises(UsageError, match=rf"namap-1: took its time on {said}, not .*; --method namap --anew"):
             runner.budget(rows["discogan"], tmp_path, 1, None)
     assert runner.budget(rows["discogan"], tmp_path, 1, 1.0) == 60

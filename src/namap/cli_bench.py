@@ -33,6 +33,9 @@ def bench(
         Path | None, typer.Option(help="Where the data files are; default: $NAMAP_DATA, then ../shared/data.")
     ] = None,
     runs: Annotated[Path, typer.Option(help="Where cells train and keep their results.")] = Path("runs/bench"),
+    anew: Annotated[
+        bool, typer.Option("--anew", help="Measure the rows asked for on this machine, also where results have them.")
+    ] = False,
     ablate: Annotated[
         list[str] | None,
         typer.Option(
@@ -76,7 +79,7 @@ def bench(
     from benchmarks.runner import run_bench, summary_lines  # pyright: ignore[reportMissingImports]
 
     methods = None if method is None else method.split(",")
-    how = {"quick": quick, "quiet": quiet, "rival_budget": rival_budget}
+    how = {"quick": quick, "quiet": quiet, "rival_budget": rival_budget, "anew": anew}
     result = run_bench(name, parse_seeds(seeds), methods, budget_min, data, data_root, runs, **how)
     say(result, as_json, summary_lines(result))
 
