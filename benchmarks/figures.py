@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw
 
 from namap.report import image_grid
 
-from .scene import Scene
+from .scene import Scene, draw_queries
 
 QUERIES, SIDE, MARGIN = 12, 64, 230
 SHOWN = 2  # answers of a row to the same query
@@ -17,7 +17,7 @@ Strips = dict[str, Image.Image]  # of a figure, from top to bottom: the queries,
 
 
 def draw(scene: Scene, home: Path, titles: dict[str, str], before: Strips) -> Strips:
-    """A column a query that every row answers, with its lowest seed; samples of G, which answer none, come last.
+    """A column a query, with the answer of each row's lowest seed; samples of G, which answer none, come last.
 
     Args:
         scene: whose test queries are shown.
@@ -26,13 +26,13 @@ def draw(scene: Scene, home: Path, titles: dict[str, str], before: Strips) -> St
         before: the strips of the figure so far, which such rows keep.
     """
     queries, answers = scene.y_test.images, read_answers(home, titles)
-    count = min([len(queries), *(len(x) for method, x in answers.items() if method != "generator")])
-    shown = np.random.default_rng(0).permutation(count)[:QUERIES]
+    shown = draw_queries(len(queries))[:QUERIES]
     strips = {"query": sheet({"query": list(queries[shown])})}
     for method, title in sorted(titles.items(), key=lambda row: row[0] == "generator"):
         cell = first_cell(home, method)
         if method in answers:
-            x = answers[method][:QUERIES] if method == "generator" else answers[method][shown]
+            x = answers[method]
+            x = x[shown] if len(x) == len(queries) and method != "generator" else x[:QUERIES]  # some are of the first
             several = range(min(SHOWN, x.shape[1]))
             strips[method] = sheet({title if k == 0 else f"{title} ({k + 1})": list(x[:, k]) for k in several})
         elif method in before and not (cell / "answers.npz").exists() and (cell / "result.json").exists():

@@ -236,6 +236,7 @@ def configuration(scene: Scene, method: str, budget_min: float | None) -> dict[s
         "solutions": scene.experiment.solutions,
         "held_out": scene.held_out and method != "generator",  # which knows no queries
         "generator_cell": scene.generator_cell,
+        **({"queries": row.queries} if row.queries else {}),
     }
     return json.loads(json.dumps(values))
 
@@ -247,7 +248,8 @@ def as_wanted(scene: Scene, wanted: dict[str, Any]) -> Scene:
         experiment = replace(experiment, ours=wanted["settings"])
     if not isinstance(scene.generator, str | None):
         experiment = replace(experiment, generator=make_settings(type(scene.generator), wanted["generator"]))
-    return replace(scene, experiment=experiment, held_out=wanted["held_out"], generator_cell=wanted["generator_cell"])
+    own = {"held_out": wanted["held_out"], "generator_cell": wanted["generator_cell"], "queries": wanted.get("queries")}
+    return replace(scene, experiment=experiment, **own)
 
 
 def run_cell(scene: Scene, method: str, seed: int, cell: Path) -> None:

@@ -110,6 +110,7 @@ class Row:
         budget_of: rows whose seconds it may train; none: it has its own measure.
         budget_factor: on those.
         once: it is the same for every seed.
+        queries: how many it answers, the first of `draw_queries`; None: all.
     """
 
     run: "Callable[[Scene, int, float, Path], Answer]"
@@ -119,6 +120,7 @@ class Row:
     budget_of: tuple[str, ...] = ()
     budget_factor: float = 1.0
     once: bool = False
+    queries: int | None = None
 
 
 # Scores answers `[n k c h w]`: of="y_test", to the test queries; "x_test", inversions of the test images of X;
@@ -136,6 +138,7 @@ class Scene:
     quick: bool = False  # budgets of seconds: to see that everything runs, not to measure
     held_out: bool = False  # judge queries held out of y_train, and leave the test split alone
     generator_cell: str = "generator"  # name of the cells that G is taken from
+    queries: int | None = None  # so many of the judged ones are answered, the first of `draw_queries`; None: all
 
     @property
     def generator(self) -> GeneratorRecipe | str | None:
@@ -223,7 +226,12 @@ class Scene:
 
     def judged(self, which: str) -> tuple[str, np.ndarray | slice]:
         """Where the judged images of a side are: the split, and their rows in it."""
-        return ("y_train", self.kept_rows(True)) if which == "y_test" and self.held_out else (which, slice(None))
+        split = "y_train" if which == "y_test" and self.held_out else which
+        rows = self.kept_rows(True) if split != which else None
+        if which == "y_test" and self.queries:
+            rows = np.arange(len(self.load(split))) if rows is None else rows
+            rows = rows[draw_queries(len(rows))[: self.queries]]
+        return split, slice(None) if rows is None else rows
 
     def kept_rows(self, held_out: bool) -> np.ndarray:
         """Rows of y_train that are held out, an eighth or a thousand, drawn once for all; or the others."""
@@ -243,6 +251,11 @@ class Scene:
         """The network of every perceptual measure: four blocks of VGG-16."""
         weights = self.vgg.get("vgg_weights")
         return VGGFeatures(weights, 4, self.vgg.get("vgg_input", "torchvision"))
+
+
+def draw_queries(count: int) -> np.ndarray:
+    """An order of the judged queries, at random and once for all: of figures, and of rows that answer only some."""
+    return np.random.default_rng(0).permutation(count)
 
 
 def of_recipe(settings: dict[str, Any]) -> dict[str, Any]:

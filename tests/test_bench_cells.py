@@ -13,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks import cells, figures, methods, runner
 from benchmarks.experiments import EXPERIMENTS
+from benchmarks.scene import draw_queries
 
 from namap.checkpoint import read_json, write_json
 from namap.errors import UsageError
@@ -156,15 +157,29 @@ def test_experiments_share_the_generator_of_the_same_images(tmp_path):
     assert not (cells["bags2shoes"] / "result.json").exists(), "whose judge is another"
 
 
-def test_a_figure_shows_queries_that_every_row_answers(tmp_path):
-    scene = runner.make_scene("handwriting2print", "reference", None)
+@pytest.mark.parametrize("held_out", [False, True])
+def test_a_figure_shows_queries_that_every_row_answers(held_out, tmp_path):
+    scene = replace(runner.make_scene("handwriting2print", "reference", None), held_out=held_out)
     queries = scene.y_test.images[:, None]
-    for method, x in (("generator", queries[:3]), ("copy", queries), ("nearest", queries[:20])):
+    some = replace(scene, queries=20).y_test.images[:, None]
+    assert len(some) == 20 < len(queries)
+    for method, x in (("generator", queries[:3]), ("copy", queries), ("nearest", some)):
         (tmp_path / f"{method}-0").mkdir()
         np.savez(tmp_path / f"{method}-0" / "answers.npz", x=x)
     strips = figures.draw(scene, tmp_path, {"generator": "", "copy": "query", "nearest": "query"}, {})
     assert [*strips] == ["query", "copy", "nearest", "generator"]
     assert strips["query"].tobytes() == strips["copy"].tobytes() == strips["nearest"].tobytes()
+
+
+def test_a_row_that_answers_only_some_queries_says_so():
+    scene = runner.make_scene("handwriting2print", "reference", None)
+    wanted = {m: runner.configuration(scene, m, None) for m in ("nam", "ae")}
+    count = wanted["nam"]["queries"]
+    assert f"{count} queries" in runner.find_row(scene.experiment, "nam").title
+    seen = runner.as_wanted(scene, wanted["nam"]).y_test
+    assert len(seen) == count and len(set(seen.names)) == count
+    assert [*seen.labels] == [*scene.y_test.labels[draw_queries(len(scene.y_test))[:count]]]
+    assert "queries" not in wanted["ae"] and len(runner.as_wanted(scene, wanted["ae"]).y_test) == len(scene.y_test)
 
 
 def test_a_figure_shows_the_lowest_seed_of_a_row(tmp_path):
