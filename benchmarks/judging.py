@@ -18,7 +18,7 @@ EACH = "each"  # key of a judge's scores: how good each first answer is, larger 
 def label_judge(scene: Scene, home: Path) -> Judge:
     """Labels kept, by a NIN trained on X; beside it realism and diversity."""
     budget = {"images": QUICK_IMAGES} if scene.quick else {}
-    classifier = obtain_classifier(home / "classifier", scene.x_train, held_out=scene.x_test, **budget)
+    classifier = obtain_classifier(home / "classifier", scene.x_train, held_out=scene.whole.x_test, **budget)
     realism = Realism(scene, home)
 
     def judge(x: np.ndarray, of: str = "y_test") -> dict[str, Any]:

@@ -25,7 +25,7 @@ from namap.tensors import autocast, from_numpy, pick_precision, random_stream, t
 from .baselines import RIVALS, train_rival
 from .scene import REFINE, Answer, Row, Scene, of_recipe
 
-INVERSION_STARTS, INVERSION_STEPS = 4, 200
+INVERSION_STARTS, INVERSION_STEPS, INVERTED = 4, 200, 200
 QUICK_STEPS = 5
 PAPERS = {"nam": "NAM", "ae": "AE-NAM", "vae": "VAE-NAM"}
 NAM_STEPS = 100  # of Eq. 6, as in VAE-NAM's comparison of run times
@@ -216,7 +216,7 @@ ROWS: dict[str, Row] = {
     },
     "copy": Row(copy, "the query itself", once=True),
     "nearest": Row(nearest, "nearest neighbour in X", once=True),
-    "bound": Row(bound, "G's inversion of test images of X", needs=("generator",)),
+    "bound": Row(bound, f"G's inversion of {INVERTED} test images of X", needs=("generator",), queries=INVERTED),
 }
 
 

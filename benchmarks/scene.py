@@ -110,7 +110,7 @@ class Row:
         budget_of: rows whose seconds it may train; none: it has its own measure.
         budget_factor: on those.
         once: it is the same for every seed.
-        queries: how many it answers, the first of `draw_queries`; None: all.
+        queries: how many it answers, or test images of X that it inverts: the first of `draw_queries`; None: all.
     """
 
     run: "Callable[[Scene, int, float, Path], Answer]"
@@ -138,7 +138,7 @@ class Scene:
     quick: bool = False  # budgets of seconds: to see that everything runs, not to measure
     held_out: bool = False  # judge queries held out of y_train, and leave the test split alone
     generator_cell: str = "generator"  # name of the cells that G is taken from
-    queries: int | None = None  # so many of the judged ones are answered, the first of `draw_queries`; None: all
+    queries: int | None = None  # so many of both test splits are there, the first of `draw_queries`; None: all
 
     @property
     def generator(self) -> GeneratorRecipe | str | None:
@@ -211,7 +211,14 @@ class Scene:
 
     @cached_property
     def x_test(self) -> ImageDomain:
-        return self.load("x_test")
+        """Test images of X: what a judge is judged on, and inverted."""
+        source, rows = self.judged("x_test")
+        return self.load(source).subset(rows)
+
+    @property
+    def whole(self) -> "Scene":
+        """With every test image of X and every query."""
+        return replace(self, queries=None)
 
     @cached_property
     def y_train(self) -> ImageDomain:
@@ -228,7 +235,7 @@ class Scene:
         """Where the judged images of a side are: the split, and their rows in it."""
         split = "y_train" if which == "y_test" and self.held_out else which
         rows = self.kept_rows(True) if split != which else None
-        if which == "y_test" and self.queries:
+        if which in ("x_test", "y_test") and self.queries:
             rows = np.arange(len(self.load(split))) if rows is None else rows
             rows = rows[draw_queries(len(rows))[: self.queries]]
         return split, slice(None) if rows is None else rows
@@ -254,7 +261,7 @@ class Scene:
 
 
 def draw_queries(count: int) -> np.ndarray:
-    """An order of the judged queries, at random and once for all: of figures, and of rows that answer only some."""
+    """An order of test images, at random and once for all: of figures, and of rows that answer only some."""
     return np.random.default_rng(0).permutation(count)
 
 

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -126,6 +127,10 @@ def test_the_true_photo_of_a_held_out_drawing_is_its_own(shared):
     split, rows = held_out.judged("y_test")
     assert split == "y_train" and (held_out.y_test.images == scene.load("y_train").images[rows]).all()
     assert held_out.judged("x_test") == ("x_test", slice(None))
+    few = replace(held_out, queries=7)
+    _, drawn = few.judged("y_test")
+    assert len(drawn) == 7 and (few.y_test.images == scene.load("y_train").images[drawn]).all()
+    assert {*drawn} < {*rows}
 
 
 # ---- the papers' own data, as small local stand-ins -----------------------------------------------------------------
@@ -149,6 +154,9 @@ def test_pix2pix_folders_and_cars_with_angles_are_read(tmp_path):
     scene.check_files()
     assert scene.x_train.images.shape == (4, 3, 64, 64) and scene.x_train.channels == 3
     assert angles(scene, "y_test").tolist() == [-90, -30, 30, 90]
+    few = replace(scene, queries=2)
+    drawn = [scene.y_test.files.index(name) for name in few.y_test.files]
+    assert len(drawn) == 2 and angles(few, "y_test").tolist() == [[-90, -30, 30, 90][i] for i in drawn]
     (tmp_path / "cars" / "a" / "train" / "angles.csv").write_text("file,angle\n0.png,3\n")
     with pytest.raises(DataError, match=r"angles\.csv: says no angle of 1\.png"):
         angles(scene, "x_train")

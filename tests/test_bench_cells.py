@@ -179,6 +179,8 @@ def test_a_row_that_answers_only_some_queries_says_so():
     seen = runner.as_wanted(scene, wanted["nam"]).y_test
     assert len(seen) == count and len(set(seen.names)) == count
     assert [*seen.labels] == [*scene.y_test.labels[draw_queries(len(scene.y_test))[:count]]]
+    few = replace(scene, queries=7)
+    assert len(few.x_test) == 7 and (few.whole.x_test.images == scene.x_test.images).all(), "a judge is judged on all"
     assert "queries" not in wanted["ae"] and len(runner.as_wanted(scene, wanted["ae"]).y_test) == len(scene.y_test)
 
 

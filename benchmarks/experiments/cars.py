@@ -72,7 +72,7 @@ def listed_angles(table: Path, files: list[str]) -> np.ndarray:
 def angle_judge(scene: Scene, home: Path) -> Judge:
     """Root median squared residual of the angle after the best of `equal` and `reversed`, each with its own offset."""
     regressor = obtain_regressor(scene, home / "regressor")
-    own = np.abs(measure(regressor, scene.x_test.images) - angles(scene, "x_test"))
+    own = np.abs(measure(regressor, scene.whole.x_test.images) - angles(scene.whole, "x_test"))
     realism = Realism(scene, home)
 
     def judge(x: np.ndarray, of: str = "y_test") -> dict[str, Any]:
