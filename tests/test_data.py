@@ -49,6 +49,16 @@ def test_every_mode_reads_as_the_same_ramp():
 
 
 @pytest.mark.faults
+def test_levels_of_floats_and_of_32_bits_are_not_guessed():
+    for levels in (RAMP / np.float32(255), RAMP.astype(np.int32) * 257):
+        found = read_image(saved(Image.fromarray(levels.astype(levels.dtype)), "TIFF"), 1, None)
+        np.testing.assert_array_equal(found[0], RAMP, err_msg=str(levels.dtype))
+    for levels, said in ((RAMP.astype(np.float32), "floating-point levels above 1"), (RAMP.astype(np.int32), "32-bit")):
+        with pytest.raises(UnreadableImage, match=said):
+            read_image(saved(Image.fromarray(levels), "TIFF"), 1, None)
+
+
+@pytest.mark.faults
 def test_a_colour_profile_is_ignored():
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("XYZ")).tobytes()
     picture = Image.fromarray(RAMP).convert("RGB")

@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 import torch
 
+from namap import processes
 from namap.data import load_domain
-from namap.errors import StorageError, UsageError
+from namap.errors import DataError, StorageError, UsageError
 from namap.exploring import explore
 from namap.generators import DCGAN
 from namap.generators.families import dcgan
@@ -274,7 +275,16 @@ def test_what_does_not_fit_is_refused(generator, tmp_path, handwriting):
         VAENAM(wrap_generator(odd, latent_dim=6))
     with pytest.raises(UsageError, match="not fitted"):
         VAENAM(generator).translate(handwriting)
+    with pytest.raises(UsageError, match="not fitted"):
+        VAENAM(generator).map_forward(torch.zeros(2, 1, 32, 32))
+    with pytest.raises(DataError, match="no images"):
+        VAENAM(generator).fit(handwriting.subset(slice(0)), quiet=True)
     mapping = fitted("vae", generator, handwriting)
+    with pytest.raises(DataError, match="no images"):
+        mapping.translate(handwriting.subset(slice(0)))
+    for wrong in ({"batch_size": 0}, {"temperature": float("nan")}, {"temperature": -1.0}, {"tolerance": -1.0}):
+        with pytest.raises(UsageError, match=f"{next(iter(wrong))}="):
+            mapping.translate(handwriting, **wrong)
     mapping.save_pretrained(tmp_path / "m")
     with pytest.raises(UsageError, match="not a generator"):
         from namap.generators import load_generator
@@ -340,6 +350,24 @@ def test_copies_of_one_image_are_counted_and_said(generator, handwriting, tmp_pa
     concern = dcgan.Recipe().concern
     assert (concern(sound), "mode collapse: 90%" in concern(sound | {"copies": 0.9})) == ("", True)
     assert "mode collapse" in concern(sound | {"diversity": 0.05})
+
+
+def test_a_run_that_cannot_begin_leaves_the_one_before(generator, handwriting, tmp_path, monkeypatch):
+    fitted_to = METHODS["ae"](generator, **SMALL)
+    fitted_to.fit(handwriting, tmp_path, quiet=True)
+    monkeypatch.setattr(processes, "count", lambda: 7)
+    with pytest.raises(UsageError, match="7 processes cannot divide a batch"):
+        METHODS["ae"](generator, **SMALL).fit(handwriting, tmp_path, quiet=True, overwrite=True)
+    assert (tmp_path / "final" / "config.json").exists()
+
+
+@pytest.mark.parametrize("before", ["bf16", "fp32"])
+def test_a_run_of_another_precision_can_go_on(before, generator, handwriting, tmp_path):
+    now = {"bf16": "fp32", "fp32": "bf16"}[before]
+    METHODS["ae"](generator, **{**SMALL, "precision": before}).fit(handwriting, tmp_path, quiet=True)
+    with pytest.raises(UsageError, match=rf"run\.precision \({before}, now {now}\); --precision {before} goes on"):
+        METHODS["ae"](generator, **{**SMALL, "precision": now}).fit(handwriting, tmp_path, quiet=True)
+    METHODS["ae"](generator, **{**SMALL, "precision": before}).fit(handwriting, tmp_path, quiet=True)
 
 
 def test_a_run_belongs_to_its_generator(generator, handwriting, tmp_path):

@@ -102,6 +102,11 @@ def test_an_x_answers_one_query_unless_reuse_is_allowed(digits):
     assert match(x, twice).weights.sum(0).max() < 1.5
 
 
+def test_a_single_round_is_as_cold_as_its_weights(digits, inverted):
+    found = match(digits, inverted[0], rounds=1)
+    assert found.log[-1]["largest"] == pytest.approx(found.weights.max(1).mean(), abs=1e-4)
+
+
 def test_a_seed_repeats_a_matching(digits, inverted, found):
     again = match(digits, inverted[0])
     assert (again.weights == found.weights).all() and (again.ranking == found.ranking).all()
@@ -149,7 +154,7 @@ def test_inexact_rows_are_free_and_mixtures_explain_the_query(digits, inverted):
 
 
 def test_an_empty_set_is_one_error(digits):
-    with pytest.raises(DataError, match="set Y is empty"):
+    with pytest.raises(DataError, match="holds no images"):
         match(digits, digits.subset(slice(0, 0)))
 
 

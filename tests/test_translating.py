@@ -99,6 +99,30 @@ def test_batches_are_translated_one_by_one_and_in_order(mapping):
         np.testing.assert_array_equal(part.codes, whole.codes[4 * i : 4 * i + 4])
 
 
+@pytest.mark.parametrize(
+    ("images", "said"),
+    [
+        (np.zeros((2, 1, 32, 32), np.float32), "images are float32; store uint8"),
+        (np.zeros((2, 1, 32, 32), np.uint16), "images are uint16"),
+        (np.zeros((3, 1, 32, 32), np.uint8), "a batch of 3 images has 2 names"),
+        (np.zeros((0, 1, 32, 32), np.uint8), "holds no images"),
+    ],
+)
+def test_batches_that_are_no_pictures_are_refused(images, said, mapping):
+    with pytest.raises(DataError, match=said):
+        next(mapping.translate_batches(iter([(["a", "b"], images)])))
+
+
+def test_a_stream_with_broken_pictures_may_be_read_again(tmp_path):
+    folder = a_folder(tmp_path / "q", 30)
+    for name in ("0003.png", "0017.png"):
+        (folder / name).write_bytes(b"no picture")
+    queries = open_queries(folder, 32, 1)
+    for _ in range(2):
+        assert sum(len(part.names) for part in queries.read(8, never)) == 28
+        assert len(queries.skipped) == 2
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_files_are_those_of_a_translation_in_memory(mapping, tmp_path, workers):
     folder = a_folder(tmp_path / "q", 30)
@@ -139,6 +163,10 @@ def test_a_second_run_makes_what_is_missing_and_what_has_changed(mapping, tmp_pa
     assert run() == (6, [6])
     assert (out / "0029.png").read_bytes() != before["0029.png"]
     assert len((out / "skipped.jsonl").read_text().splitlines()) == 2
+    Image.new("L", (32, 32), 0).save(tmp_path / "older.png")
+    os.utime(tmp_path / "older.png", (0, 0))
+    (tmp_path / "older.png").replace(folder / "0028.png")
+    assert run() == (6, [6]), "a picture that is moved over another is older than the answer to that"
     for options, word in (({"seed": 1}, "seed"), ({"solutions": 2}, "solutions"), ({"refine": 1}, "refine")):
         with pytest.raises(UsageError, match=f"other analogies: {word} .*--overwrite"):
             run(**options)

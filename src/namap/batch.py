@@ -110,7 +110,12 @@ def translate_on_ray(
             return count_rows(system, place, len(done))
         answers = dataset.map_batches(
             Translator,
-            fn_constructor_kwargs={"model": str(model), "how": how, "options": options},
+            # The precision that is in the identity: what `auto` means is not for each actor to find out.
+            fn_constructor_kwargs={
+                "model": str(model),
+                "how": how,
+                "options": {**options, "precision": mapping.precision},
+            },
             batch_size=batch_size,
             batch_format="pyarrow",
             zero_copy_batch=True,

@@ -17,7 +17,7 @@ from .analogies import Analogies, counted
 from .data import ImageDomain, load_domain
 from .data.coverage import shrink
 from .data.feeding import ImageStream
-from .errors import UsageError
+from .errors import DataError, UsageError
 from .generators import Generator
 from .hub import local_model, push
 from .model import Model
@@ -138,7 +138,7 @@ class Mapping(Model):
             refine: iterations of Eq. 6 that follow the first codes; None: 0 with an encoder (one pass), 200 for NAM.
             seed: of the samples and starts: a number, or a torch.Generator, of which one number is drawn, so that the
                 next call gives others (diffusers' argument `generator`, which here means G).
-            batch_size: queries at a time; changes nothing but memory and speed.
+            batch_size: queries at a time, 1 or more; changes nothing but memory and speed.
             temperature: factor on the noise of the samples and starts: more is more varied, and more often not y.
             quiet: no progress bar.
             tolerance: a query is done when ten iterations lower its objective by less than this share; 0: never early.
@@ -171,10 +171,15 @@ class Mapping(Model):
 
         Yields:
             `Analogies` of each batch, in the order of the input.
+
+        Raises:
+            DataError: images that are not such, or not as many as names.
         """
         seed = as_seed(seed)
         for names, images in batches:
-            queries = self.prepare_queries(ImageDomain(images, None, names)).images
+            queries = self.prepare_queries(ImageDomain.from_array(images)).images
+            if len(names) != len(queries):
+                raise DataError(f"a batch of {len(queries)} images has {len(names)} names")
             yield Analogies(*self.solve(queries, solutions, seed=seed, **asked), names)
 
     def prepare_queries(self, data: Source) -> ImageDomain:

@@ -130,9 +130,6 @@ def load_pair(
     """
     of_x = load_domain(x, size)
     of_y = load_domain(y, size or of_x.size)
-    for domain, name in ((of_x, "X"), (of_y, "Y")):
-        if len(domain) == 0:
-            raise DataError(f"{domain.source}: the set {name} is empty; matching needs at least one image of each")
     if of_x.size < 8:
         raise DataError(f"{of_x.source}: images of {of_x.size} pixels a side; matching needs 8 (--size)")
     channels = max(of_x.channels, of_y.channels)
@@ -163,6 +160,7 @@ def solve_exact(
     capacity = max(1.0, len(y) / len(x))
     log, losses, similarity = [], torch.zeros(()), torch.empty(len(y), len(x), device=x.device)
     temperatures = np.geomspace(recipe.warm, recipe.cold, recipe.rounds).tolist()
+    temperatures[-1] = recipe.cold  # of a single round, too: that of the weights which are returned
     for temperature in tqdm(temperatures, "matching", disable=True if quiet else None):
         torch.mm(y, apply(mapper, x).T, out=similarity)
         for _ in range(0 if recipe.reuse else recipe.price_steps):

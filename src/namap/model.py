@@ -1,5 +1,6 @@
 """What a mapping computes with: a frozen generator G, a mapper T and a source of codes, on one device."""
 
+import math
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -16,7 +17,7 @@ from .losses import Reconstruction
 from .networks.crn import match_channels
 from .networks.vgg import Convention
 from .recipes import Method, Recipe, complete_recipe
-from .solving import optimise_codes
+from .solving import optimise_codes, scored_at_once
 from .tensors import Images, XImages, autocast, from_numpy, pick_device, pick_precision, place, random_stream, to_uint8
 
 M = TypeVar("M", bound="Model")
@@ -113,6 +114,8 @@ class Model:
         """Analogies of one batch of prepared queries: uint8 `[b k c h w]`, codes `[b k d]`, losses `[b k]`."""
         if solutions < 1 or (refine is not None and refine < 0):
             raise UsageError(f"solutions={solutions}, refine={refine}: use 1 or more, and 0 or more")
+        if not (0 <= temperature < math.inf and 0 <= tolerance < math.inf):
+            raise UsageError(f"temperature={temperature}, tolerance={tolerance}: use numbers of 0 or more")
         y, recipe, source = from_numpy(queries, self.device), self.recipe, self.fitted_codes
         steps, weight = source.refine if refine is None else refine, recipe.beta * source.norm_weight
         with autocast(self.device, self.precision):
@@ -123,7 +126,8 @@ class Model:
             given = (self.generator, self.mapper, self.make_reconstruction(), y, starts)
             z, losses, x = optimise_codes(*given, steps, recipe.code_rate, weight, spread, quiet, tolerance)
             if recipe.warp:
-                x = self.generator.picture(z.flatten(0, 1)).unflatten(0, z.shape[:2])
+                parts = z.flatten(0, 1).split(scored_at_once(self.generator))
+                x = torch.cat([self.generator.picture(part) for part in parts]).unflatten(0, z.shape[:2])
         return to_uint8(x).cpu().numpy(), z.cpu().numpy(), losses.cpu().numpy()
 
     def refine_spread(self, y: Images) -> Float[Tensor, "b d"] | None:
@@ -139,7 +143,11 @@ class Model:
             x: `[b c h w]` in [-1, 1], e.g. analogies.
             like: images whose colours the result takes, by an affine map of T's output fitted to each; only under the
                 appearance-invariant loss, whose T has no colours of its own. None: x itself.
+
+        Raises:
+            UsageError: not fitted yet.
         """
+        _ = self.fitted_codes
         like = None if like is None else match_channels(like.to(self.device), self.channels)
         with autocast(self.device, self.precision):
             return fitting.map_x(self.mapper, x.to(self.device), self.channels, self.recipe, like)

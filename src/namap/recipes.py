@@ -37,7 +37,7 @@ class Recipe:
         refine_noise: share of sigma(y) that stays as noise on a code while it is optimised at inference. 1: what E was
             trained under, which keeps the meaning of an answer; 0: none, where its contours matter most.
         encoder_width: channels of E's first convolution.
-        queries: how many training queries NAM draws at random (0: all).
+        queries: how many training queries are drawn at random and fitted (0: all).
         blocks: VGG blocks of the perceptual loss.
         feature_cache_gb: budget for the cached phi(y) of all queries; recomputed each step where it does not fit.
         warp: a spatial transformer between G and T, with a shift, scale and rotation of each query's own.

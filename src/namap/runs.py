@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import re
 import shutil
 import socket
 from collections.abc import Iterator
@@ -125,7 +126,7 @@ def claim(outdir: Path, wanted: dict[str, Any], remedy: str = REMEDY) -> bool:
     if record.exists():
         changed = differences({**checkpoint.read_json(record), "source": None}, {**wanted, "source": None})
         if changed:
-            raise UsageError(f"{outdir}: holds a run with another {'; '.join(changed)}; {remedy}")
+            raise UsageError(f"{outdir}: holds a run with another {'; '.join(changed)}; {going_on(changed, remedy)}")
     else:
         foreign = [name for name in OURS if (outdir / name).exists() or (outdir / name).is_symlink()]
         if foreign:
@@ -188,6 +189,13 @@ def read_record(outdir: Path) -> dict[str, Any]:
         if name in record and not isinstance(record[name], kind):
             raise StorageError(f"{path}: damaged ({name})")
     return record
+
+
+def going_on(changed: list[str], remedy: str) -> str:
+    """What to do about differences: `auto` may choose another precision than before, and that can be said instead."""
+    if len(changed) == 1 and (precision := re.fullmatch(r"(?:\w+\.)*precision \((\w+), now \w+\)", changed[0])):
+        return f"--precision {precision[1]} goes on with it"
+    return remedy
 
 
 def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:

@@ -7,12 +7,13 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from .generators import Generator
 from .losses import Reconstruction
 from .tensors import Images, random_stream
 
 WINDOW = 10  # iterations whose mean objective is compared with that of as many before
 BETAS, EPSILON = (0.9, 0.999), 1e-8  # Adam's
-SCORED = 256  # codes that are scored at a time
+SCORED, SCORED_PIXELS = 256, 2**22  # codes that are scored at a time, and pixels that G draws for them at most
 
 
 class CodeSearch:
@@ -50,7 +51,7 @@ class CodeSearch:
 
     def __init__(
         self,
-        generator: nn.Module,
+        generator: Generator,
         mapper: nn.Module,
         reconstruction: Reconstruction,
         y: Images,
@@ -146,13 +147,18 @@ class CodeSearch:
     def result(self) -> tuple[Float[Tensor, "b k d"], Float[Tensor, "b k"], Float[Tensor, "b k cx h w"]]:
         """Codes so far, their reconstruction losses, without noise and prior, and their images G(z)."""
         scores, images = [], []
-        for path in torch.arange(len(self.codes), device=self.codes.device).split(SCORED):
+        for path in torch.arange(len(self.codes), device=self.codes.device).split(scored_at_once(self.generator)):
             y, *targets = self.look_up(path)
             images += [self.generator(self.codes[path])]
             scores += [self.reconstruction(self.mapper(images[-1]), y, targets)]
         parts = self.codes.clone(), torch.cat(scores), torch.cat(images)
         codes, losses, x = (part.unflatten(0, self.shape) for part in parts)
         return codes, losses, x
+
+
+def scored_at_once(generator: Generator) -> int:
+    """How many codes: fewer where the images that G draws inside are large."""
+    return max(1, min(SCORED, SCORED_PIXELS // generator.drawn_size**2))
 
 
 def adam(
@@ -165,7 +171,7 @@ def adam(
 
 
 def optimise_codes(
-    generator: nn.Module,
+    generator: Generator,
     mapper: nn.Module,
     reconstruction: Reconstruction,
     y: Images,

@@ -78,7 +78,8 @@ def pick_precision(name: str, device: torch.device) -> str:
 def bf16_pays() -> bool:
     """Whether this processor convolves faster in bf16 than in fp32, by a quarter at least; timed once, in about 50 ms.
 
-    AVX512-BF16 does not tell: with it, some processors take half the time in bf16, others twice as long.
+    AVX512-BF16 does not tell: with it, some processors take half the time in bf16, others twice as long. Of several
+    processes main decides for all.
     """
     images = torch.ones(8, 64, 32, 32).to(memory_format=torch.channels_last)
     weight = torch.ones(64, 64, 3, 3).to(memory_format=torch.channels_last)
@@ -89,7 +90,7 @@ def bf16_pays() -> bool:
             with torch.inference_mode(), autocast(torch.device("cpu"), precision):
                 nn.functional.conv2d(images, weight, padding=1)
             best[precision] = min(best[precision], time.perf_counter() - started)
-    return best["fp32"] > 1.25 * best["bf16"]
+    return processes.of_main(best["fp32"] > 1.25 * best["bf16"])
 
 
 M = TypeVar("M", bound=nn.Module)

@@ -165,7 +165,6 @@ class Loop:
         self.state = _State()
         self.base_rates = {name: [g["lr"] for g in o.param_groups] for name, o in task.optimizers.items()}
         self.identity = identity(task, domain, run)
-        processes.check_division(run.label, run.batch_size, getattr(task, "divisible", False))
         self.feed = open_feed(domain, run.batch_size, run.seed)
 
     def run_all(self) -> list[Row]:
@@ -362,7 +361,12 @@ def _means(logs: Mapping[str, Tensor]) -> dict[str, float | list[float]]:
 
 
 def identity(task: Task, domain: ImageDomain | ImageStream, run: Run) -> dict[str, Any]:
-    """Everything that decides the result of a run, and where its data came from, as JSON values."""
+    """Everything that decides the result of a run, and where its data came from, as JSON values.
+
+    Raises:
+        UsageError: these processes cannot share it: nobody's earlier run makes room for one that cannot begin.
+    """
+    processes.check_division(run.label, run.batch_size, getattr(task, "divisible", False))
     precision = pick_precision(run.precision, pick_device(run.device))
     settings = {"images": run.images, "batch_size": run.batch_size, "seed": run.seed, "precision": precision}
     decisive = {"task": task.config, "run": settings, "data": domain.fingerprint}

@@ -16,7 +16,7 @@ from .errors import UsageError
 from .files import storage_errors
 from .mapping import Mapping
 from .pictures import png_writer, usual_workers
-from .runs import differences, hold
+from .runs import REMEDY, differences, going_on, hold
 
 RECORD = "translation.json"
 
@@ -63,6 +63,8 @@ def translate_files(
         StorageError: `outdir` cannot be written, is full, or another process works there.
         UsageError: `outdir` holds analogies of another model, source or other options, or pictures of something else.
     """
+    if batch_size < 1:
+        raise UsageError(f"batch_size={batch_size}: use 1 or more")
     folder = Path(outdir)
     asked = {"solutions": solutions, "refine": refine, "seed": seed, "temperature": temperature}
     if npz and processes.count() > 1:
@@ -129,7 +131,7 @@ def refuse_another(folder: str | Path, found: dict[str, Any], wanted: dict[str, 
     changed = differences(found, wanted)
     if changed:
         others = f"holds other analogies: {'; '.join(changed)}"
-        raise UsageError(f"{folder}: {others}; use --overwrite or another --outdir")
+        raise UsageError(f"{folder}: {others}; {going_on(changed, REMEDY)}")
 
 
 def has_finished(folder: Path, solutions: int, since: int, name: str, changed: int) -> bool:

@@ -18,6 +18,7 @@ from .kinds import VOTERS, Dissent, cast_votes, draw_kinds, find_kinds, learn_ki
 from .pictures import write_picture
 from .recipes import Recipe
 from .runs import Row, read_log
+from .solving import scored_at_once
 from .tensors import autocast, from_numpy, inference, to_uint8
 from .training import Run, train
 
@@ -92,8 +93,9 @@ def analogies_of(task: MappingTask, domain: ImageDomain, precision: str) -> Imag
     """The analogies of this moment of all queries."""
     device, parts = next(task.mapper.parameters()).device, []
     with inference(*task.modules.values()), autocast(device, precision):
-        for start in range(0, len(domain), 256):
-            y = from_numpy(domain.images[start : start + 256], device)
+        at_once = scored_at_once(task.generator)
+        for start in range(0, len(domain), at_once):
+            y = from_numpy(domain.images[start : start + at_once], device)
             index = torch.arange(start, start + len(y), device=device)
             parts.append(to_uint8(task.generator(codes_of(task.codes, index, y))).cpu().numpy())
     return ImageDomain.from_array(np.concatenate(parts), source="analogies")

@@ -134,6 +134,7 @@ def _open_folder(folder: Path, size: int, channels: int) -> QueryStream:
             wanted = [j for j in batch if not finished(names[j], _changed(folder / files[j]))]
             return {j: pool.submit(picture, files[j]) for j in wanted}
 
+        skipped.clear()
         with ThreadPoolExecutor() as pool:
             for i, started in _one_ahead(range(0, len(files), batch_size), start):
                 found = {j: reading.result() for j, reading in started.items()}
@@ -198,9 +199,13 @@ def _check_end(source: str, stream: QueryStream) -> None:
 
 
 def _changed(file: Path) -> int:
-    """The time of a file's last change, ns; one that has vanished is found out on reading."""
+    """When a file last changed or came to its name, ns; one that has vanished is found out on reading.
+
+    A picture that is moved or copied over another may be older than its answer.
+    """
     try:
-        return file.stat().st_mtime_ns
+        found = file.stat()
+        return max(found.st_mtime_ns, found.st_ctime_ns)
     except OSError:
         return 0
 

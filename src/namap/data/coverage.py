@@ -7,6 +7,8 @@ import torch
 from jaxtyping import Float, UInt8
 from torch.nn import functional as F
 
+from .room import make_room
+
 GROSS = 1.3  # ratio of extents
 FULLER = 0.4, 2.0  # ratio of covered areas
 PLAIN = 0.15  # deviation of the border pixels of a plain background
@@ -81,14 +83,16 @@ def shrink(images: UInt8[np.ndarray, "n c h w"], scale: float) -> UInt8[np.ndarr
     """Shrink images about their centre; the margin repeats the border pixels. `scale=1` returns them as they are."""
     if scale == 1:
         return images
-    side = images.shape[2]
+    count, channels, side, _ = images.shape
     inner = max(4, round(side * scale))
     before = (side - inner) // 2
-    small: Float[torch.Tensor, "n c h w"] = F.interpolate(
-        torch.from_numpy(images).float(), (inner, inner), mode="bilinear", antialias=True
-    )
     margin = [before, side - inner - before] * 2
-    return F.pad(small, margin, mode="replicate").round().clamp(0, 255).byte().numpy()
+    shrunk = make_room(count, channels, side)
+    for start in range(0, count, 1024):  # a large set in floats would not fit the memory
+        part = torch.from_numpy(images[start : start + 1024]).float()
+        small: Float[torch.Tensor, "n c h w"] = F.interpolate(part, (inner, inner), mode="bilinear", antialias=True)
+        shrunk[start : start + 1024] = F.pad(small, margin, mode="replicate").round().clamp(0, 255).byte().numpy()
+    return shrunk
 
 
 def shrinking(side: int, scale: float) -> Float[torch.Tensor, "h h"]:

@@ -123,7 +123,13 @@ class ImageDomain:
         return self.subset(np.sort(order[:count]))
 
     def batches(self, batch_size: int) -> Iterator[tuple[list[str], UInt8[np.ndarray, "b c h w"]]]:
-        """(names, images) of `batch_size` images at a time, the last time of what is left."""
+        """(names, images) of `batch_size` images at a time, the last time of what is left.
+
+        Raises:
+            UsageError: `batch_size` is below 1.
+        """
+        if batch_size < 1:
+            raise UsageError(f"batch_size={batch_size}: use 1 or more")
         for i in range(0, len(self), batch_size):
             yield self.names[i : i + batch_size], self.images[i : i + batch_size]
 
@@ -194,10 +200,12 @@ def load_domain(
     if channels not in (None, 1, 3):
         raise UsageError(f"channels {channels}: use 1 (grey) or 3 (RGB)")
     if isinstance(source, ImageDomain):
+        if not len(source):
+            raise DataError(f"{source.source}: holds no images")
         return source.resized(size, channels)
     text = str(source)
     if is_stream(text):
-        raise UsageError(f"{text}: is read as a stream, which fit (ae, vae, wae) and translate take")
+        raise UsageError(f"{text}: is read as a stream, which fit (ae, vae, wae) and `namap translate` take")
     scheme, _, rest = text.partition(":")
     if scheme == "torchvision":
         return _load_torchvision(text, rest).resized(size, channels)

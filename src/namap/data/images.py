@@ -86,9 +86,12 @@ def _to_mode(picture: Image.Image, mode: str) -> Image.Image:
         levels = np.array(picture)
         if not np.isfinite(levels).all():
             raise UnreadableImage("has pixels that are not finite")
-        full = 1.0 if levels.max(initial=0) <= 1 else 65535.0
-        picture = Image.fromarray((levels.clip(0, full) * np.float32(255 / full)).round().astype(np.uint8))
+        if levels.max(initial=0) > 1:  # of 255, of 65535, or of the brightest in the set: one picture cannot tell
+            raise UnreadableImage("has floating-point levels above 1; store 8 or 16 bits, or levels from 0 to 1")
+        picture = Image.fromarray((levels.clip(0, 1) * np.float32(255)).round().astype(np.uint8))
     elif picture.mode.startswith("I"):  # mode I is 16-bit data in 32-bit cells
+        if picture.mode == "I" and 1 < np.asarray(picture).max() <= 255:
+            raise UnreadableImage("has 32-bit levels of 255 at most; store 8 bits")
         picture = picture.convert("I").point(TO_8_BITS, "L")
     if picture.has_transparency_data:
         picture = picture.convert("RGBA")
