@@ -1,6 +1,7 @@
 """Tables of `namap bench` from its JSON alone: a section for each experiment, README's summary, and the ablations."""
 
 import json
+import re
 from collections.abc import Iterator
 from statistics import fmean, stdev
 from typing import Any
@@ -14,6 +15,7 @@ ORDER = ["street2digits", "digits2street", "car2car", "car2car-back", "edges2sho
 ORDER += ["avatar2face", "emoji", "generators", "runtime"]
 SHARES = ("kept", "kept_by_any", "taken_for_x", "top1", "top5", "top1_small", "top5_small", "within_10_degrees")
 PUBLISHED, RIVALS = ("nam", "ae", "vae"), ("cyclegan", "discogan", "distancegan")
+MATCHERS = ("nearest-vgg", "csls-vgg", "assignment-vgg")  # of emoji
 DATA = {"reference": "the reference data", "papers": "the papers' own data"}
 
 
@@ -202,10 +204,10 @@ def in_order(results: list[Result]) -> list[Result]:
 
 
 def summary_table(results: list[Result]) -> str:
-    """A line for each translation: its first measure for namap, the best of papers and rivals, what learns nothing."""
+    """A line for each experiment: its first measure for namap, the best of papers and rivals, what learns nothing."""
     lines = [
-        "| | measure | namap | NAM, AE-NAM or VAE-NAM | best rival | copy | nearest in X | papers |",
-        "|---|---|---|---|---|---|---|---|",
+        "| from → to | measure | namap | seeds | papers' loss | best rival | copy | nearest in X | papers' best |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for result in results:
         rows = {m: cells for m, cells in by_row(result).items() if cells[0]["measures"]}
@@ -223,8 +225,10 @@ def summary_table(results: list[Result]) -> str:
 
         ours = best(("namap",)).removesuffix(" (namap)")
         plain = [best((method,)).removesuffix(f" ({method})") for method in ("copy", "nearest")]
-        others = [best(PUBLISHED), best(RIVALS), *plain, result.get("published", "")]
-        lines.append(f"| `{result['name']}` | {heading} | {ours} | {' | '.join(others)} |")
+        others = [best(PUBLISHED), best(RIVALS + MATCHERS), *plain, result.get("published", "")]
+        what = re.split("[;:(]", result["what"])[0].strip().replace(" to ", " → ", 1)
+        measured = f"{heading} {'↓' if result.get('lower') else '↑'} | {ours} | {len(rows['namap'])}"
+        lines.append(f"| {what} (`{result['name']}`) | {measured} | {' | '.join(others)} |")
     return "\n".join(lines) if len(lines) > 2 else ""
 
 

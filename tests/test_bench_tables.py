@@ -47,7 +47,7 @@ def result():
     cells += [cell(m, 0, k, settings={"updates": 1500}) for m, k in (("cyclegan", 0.5), ("discogan", 0.4))]
     return {
         "name": "street2digits",
-        "what": "house numbers",
+        "what": "house numbers to digits; digit kept",
         "data": "reference",
         "published": "37.4%",
         "headline": {"kept": "digit kept", "kid": "KID"},
@@ -105,7 +105,8 @@ def test_another_commit_is_shown_and_another_configuration_refused(result):
 def test_the_summary_takes_the_best_of_each_kind(result):
     line = summary_table([result]).splitlines()[-1]
     assert line == (
-        "| `street2digits` | digit kept | 85.0% ± 7.1% | 30.0% (vae) | 50.0% (cyclegan) | 10.0% |  | 37.4% |"
+        "| house numbers → digits (`street2digits`) | digit kept ↑ | 85.0% ± 7.1% | 2 | 30.0% (vae) | 50.0% (cyclegan) "
+        "| 10.0% |  | 37.4% |"
     )
     assert "40.0% (discogan)" in summary_table([{**result, "lower": True}])
     assert summary_table([]) == ""

@@ -53,6 +53,7 @@ def test_levels_of_floats_and_of_32_bits_are_not_guessed():
     for levels in (RAMP / np.float32(255), RAMP.astype(np.int32) * 257):
         found = read_image(saved(Image.fromarray(levels.astype(levels.dtype)), "TIFF"), 1, None)
         np.testing.assert_array_equal(found[0], RAMP, err_msg=str(levels.dtype))
+        assert found.flags.writeable, "torch warns of others"
     for levels, said in ((RAMP.astype(np.float32), "floating-point levels above 1"), (RAMP.astype(np.int32), "32-bit")):
         with pytest.raises(UnreadableImage, match=said):
             read_image(saved(Image.fromarray(levels), "TIFF"), 1, None)

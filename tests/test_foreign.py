@@ -74,6 +74,17 @@ def test_a_mapping_is_fitted_to_an_archive_and_finds_it_again(save, handwriting,
             Mapping.from_pretrained(saved, save(other, tmp_path / name))
 
 
+def test_a_generator_of_more_than_codes_is_to_be_wrapped():
+    class Conditional(nn.Module):
+        def forward(self, z, c):
+            return z + c
+
+    with pytest.raises(
+        UsageError, match=r"missing 1 required positional argument: 'c'\); wrap it in a module of z alone"
+    ):
+        wrap_generator(Conditional(), latent_dim=8)
+
+
 def test_codes_and_their_size_are_found_out(tmp_path):
     assert wrap_generator(flat_module(), image_range=(0, 1)).latent_dim == 6
     wrapped = wrap_generator(spatial_module())

@@ -1,10 +1,13 @@
+import os
+import signal
+
 import numpy as np
 import pytest
 import torch
 
 from namap import processes
 from namap.data import load_domain
-from namap.errors import DataError, StorageError, UsageError
+from namap.errors import DataError, Interrupted, StorageError, UsageError
 from namap.exploring import explore
 from namap.generators import DCGAN
 from namap.generators.families import dcgan
@@ -14,6 +17,7 @@ from namap.networks import CodeTable, EarnedMapper
 from namap.runs import read_log
 from namap.solving import optimise_codes
 from namap.tensors import from_numpy, random_stream
+from namap.training import Loop
 
 SMALL = {"images": 640, "batch_size": 32, "encoder_width": 8, "filters": 4, "precision": "fp32"}
 
@@ -359,6 +363,17 @@ def test_a_run_that_cannot_begin_leaves_the_one_before(generator, handwriting, t
     with pytest.raises(UsageError, match="7 processes cannot divide a batch"):
         METHODS["ae"](generator, **SMALL).fit(handwriting, tmp_path, quiet=True, overwrite=True)
     assert (tmp_path / "final" / "config.json").exists()
+
+
+def test_a_run_without_a_directory_does_not_promise_to_go_on(generator, handwriting, tmp_path, monkeypatch):
+    def stop(loop, batch, step=Loop.step):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return step(loop, batch)
+
+    monkeypatch.setattr(Loop, "step", stop)
+    for outdir, said in ((None, "nothing is kept without a directory"), (tmp_path, "again to go on")):
+        with pytest.raises(Interrupted, match=f"SIGTERM at step 1 of 20; .*{said}"):
+            METHODS["ae"](generator, **SMALL).fit(handwriting, outdir, quiet=True)
 
 
 @pytest.mark.parametrize("before", ["bf16", "fp32"])

@@ -120,7 +120,7 @@ DESCRIPTORS = {"pixels": by_pixels, "vgg": by_vgg}
 
 EMOJI = Experiment(
     name="emoji",
-    what="which emoji of Google Noto (Apache-2.0) is which Twemoji (CC-BY 4.0, Twitter and contributors): 1160 "
+    what="Twemoji to the same of Noto (Google, Apache-2.0; Twemoji CC-BY 4.0, Twitter and contributors): 1160 "
     "shuffled pictures a side, and 128 on their own",
     sources={
         "reference": Sources(

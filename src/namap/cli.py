@@ -154,7 +154,8 @@ def fit(
     """Fit a mapping from a folder of queries to the domain of a generator."""
     from dataclasses import asdict
 
-    from .data import load_domain
+    from .data import ImageDomain, load_domain
+    from .data.inspection import FEW, warn_of_few
     from .data.shards import is_stream
     from .generators import load_generator
     from .mapping import METHODS
@@ -176,16 +177,21 @@ def fit(
     if dry_run:
         return say({"generator": generator, "data": data, "outdir": str(outdir), **asdict(mapping.recipe)})
     domain = data if is_stream(data) else load_domain(data, mapping.image_size, quiet=quiet)
+    if isinstance(domain, ImageDomain):
+        warn_of_few(domain, "mapping", FEW)
     mapping.fit(domain, outdir, quiet, x, overwrite)
+    again = f" --generator {generator}" if trust_pickle or generator.startswith("hub:") else ""  # never of itself
     say(
         {"model": str(outdir)},
         as_json,
-        f"{mapping.method} mapping in {outdir}/final; "
-        f"next: namap translate {outdir} {data} --outdir {outdir}/analogies",
+        f"{mapping.method} mapping in {outdir}/final; next: namap translate {outdir} {data} --outdir "
+        f"{outdir}/analogies{again}{' --trust-pickle' * trust_pickle}",
     )
 
 
-@app.command(epilog=example("namap evaluate runs/map y.npz:x_test --train-classifier-on x.npz:x_train"))
+@app.command(
+    epilog=example("namap evaluate runs/map y.npz:x_test --train-classifier-on x.npz:x_train --classifier runs/judge")
+)
 def evaluate(
     model: Annotated[Path, typer.Argument(help="Directory of `namap fit`.")],
     src: Annotated[str, typer.Argument(metavar="SRC", help="Labelled queries.")],

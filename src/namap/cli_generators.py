@@ -68,6 +68,7 @@ def train_generator(
 ) -> None:
     """Train a generator of the domain X."""
     from .data import load_domain
+    from .data.inspection import FEW, warn_of_few
     from .generators import find_family, train_generator
     from .settings import make_settings
 
@@ -99,6 +100,7 @@ def train_generator(
                 **vars(recipe),
             }
         )
+    warn_of_few(domain, "generator", 10 * FEW)
     train_generator(domain, recipe, outdir, device, precision, quiet, overwrite=overwrite)
     say(
         {"generator": str(outdir), "samples": str(outdir / "samples.png")},

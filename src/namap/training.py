@@ -149,17 +149,23 @@ def train(task: Task, domain: ImageDomain | ImageStream, run: Run, outdir: Path 
         processes.shared_statistics(*modules),
         divided_tables(*modules),
     ):
-        return Loop(task, domain, run, Path(place), records).run_all()
+        return Loop(task, domain, run, Path(place), records, kept=outdir is not None).run_all()
 
 
 class Loop:
     """The state of one run; `train` drives it to the end."""
 
     def __init__(
-        self, task: Task, domain: ImageDomain | ImageStream, run: Run, outdir: Path, records: Log | None = None
+        self,
+        task: Task,
+        domain: ImageDomain | ImageStream,
+        run: Run,
+        outdir: Path,
+        records: Log | None = None,
+        kept: bool = True,
     ):
         self.task, self.domain, self.run, self.outdir = task, domain, run, outdir
-        self.records = records or Log(outdir)
+        self.records, self.kept = records or Log(outdir), kept
         self.device = pick_device(run.device)
         self.precision = pick_precision(run.precision, self.device)
         self.state = _State()
@@ -207,7 +213,10 @@ class Loop:
                 if stopped:
                     name, code = ("SIGTERM", 143) if stopped == signal.SIGTERM else ("Ctrl-C", 130)
                     where = f"{run.label}: stopped by {name} at step {state.step} of {run.steps}"
-                    raise Interrupted(f"{where}; run the same command again to go on (not with --overwrite)", code)
+                    remedy = "run the same command again to go on (not with --overwrite)"
+                    raise Interrupted(
+                        f"{where}; {remedy if self.kept else 'nothing is kept without a directory'}", code
+                    )
         self.feed.close()
         return state.log
 

@@ -56,7 +56,7 @@ def read_image(file: str | Path | BytesIO, channels: int, size: int | None) -> U
         raise UnreadableImage(" ".join(str(error).split()) or type(error).__name__) from None
     if size is not None and picture.size != (size, size):
         picture = ImageOps.fit(picture, (size, size), Image.Resampling.LANCZOS)
-    array = np.asarray(picture, dtype=np.uint8)
+    array = np.array(picture, dtype=np.uint8)  # a copy: Pillow's own is read-only
     return array[None] if channels == 1 else np.ascontiguousarray(array.transpose(2, 0, 1))
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image
 
-from ..errors import Advice, one_line
+from ..errors import Advice, one_line, warn
 from .coverage import PLAIN, measure_coverage
 from .domain import ImageDomain
 from .images import FORMATS
@@ -38,6 +38,12 @@ def _count(domain: ImageDomain) -> Iterator[Advice]:
             f"{skipped} of {n + skipped} files cannot be read",
             "they are left out; re-save or delete them (a fit refuses more than a tenth)",
         )
+
+
+def warn_of_few(domain: ImageDomain, of: str, wanted: int) -> None:
+    """Say it in one line where a training has fewer images than it wants."""
+    if len(domain) < wanted:
+        warn(f"{domain.source}: {len(domain)} images are few for a {of}, which wants {wanted} or more")
 
 
 def _shapes(domain: ImageDomain) -> Iterator[Advice]:

@@ -104,9 +104,10 @@ def check_generator(
     except Exception as error:  # a foreign module may raise anything; the cause is named
         lines = str(error).strip().split("\n")
         reason = lines[-1 if "TorchScript" in lines[0] else 0]  # TorchScript puts the cause under its traceback
+        wants_more = isinstance(error, TypeError) and "missing" in reason
+        remedy = "wrap it in a module of z alone" if wants_more else "check latent_dim (--latent-dim)"
         raise UsageError(
-            f"generator: codes of shape [8, {latent_dim}] are refused on {z.device} ({reason}); "
-            "check latent_dim (--latent-dim)"
+            f"generator: codes of shape [8, {latent_dim}] are refused on {z.device} ({reason}); {remedy}"
         ) from error
     if isinstance(images, (list, tuple)):
         raise UsageError("generator: expected one tensor, found several images; pick one with stage=…, or wrap it")

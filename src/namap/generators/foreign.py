@@ -156,7 +156,7 @@ def _open_pickle(path: Path, trusted: bool) -> nn.Module:
     if not trusted:
         raise UsageError(
             f"{path}: is a pickle, which runs whatever code it holds when it is loaded; if you trust who made it, "
-            "give --generator and --trust-pickle (trust_pickle=True)"
+            "say --trust-pickle (trust_pickle=True), with --generator where a mapping refers to it"
         )
     try:
         try:
@@ -169,7 +169,10 @@ def _open_pickle(path: Path, trusted: bool) -> nn.Module:
     except ImportError as error:
         raise UsageError(f"{path}: needs code that is not here ({_first_line(error)}); set PYTHONPATH to it") from error
     except Exception as error:  # torch raises anything on a damaged file, and so may the code in it
-        raise UsageError(f"{path}: cannot be unpickled ({_first_line(error)}); save it again") from error
+        raise UsageError(
+            f"{path}: cannot be unpickled by torch.load ({_first_line(error)}); save it again, or open it in Python as "
+            "it was made (StyleGAN: pickle.load) and use wrap_generator"
+        ) from error
     if not isinstance(module, nn.Module):
         raise UsageError(
             f"{path}: holds a {type(module).__name__} (a state dict?) and no module; load it into its module and "

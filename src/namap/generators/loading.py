@@ -191,7 +191,10 @@ def recall_generator(
 def _unchanged(source: dict[str, Any] | None, where: str | Path) -> str:
     """The spec of a reference whose files are there and as they were; nothing of them has been loaded."""
     if source is None:
-        raise UsageError(f"{where}: was fitted to a wrapped generator; pass the same one as generator=")
+        raise UsageError(
+            f"{where}: was fitted to a wrapped generator; pass the same one as generator=, on the command line as "
+            "--generator FILE of its TorchScript or torch.export"
+        )
     spec, sums = source["spec"], source["sha256"]
     if spec.startswith("hub:"):
         raise UsageError(
