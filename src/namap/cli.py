@@ -177,7 +177,7 @@ def fit(
     if dry_run:
         return say({"generator": generator, "data": data, "outdir": str(outdir), **asdict(mapping.recipe)})
     domain = data if is_stream(data) else load_domain(data, mapping.image_size, quiet=quiet)
-    if isinstance(domain, ImageDomain):
+    if isinstance(domain, ImageDomain) and not (outdir / "run.json").exists():  # it begins
         warn_of_few(domain, "mapping", FEW)
     mapping.fit(domain, outdir, quiet, x, overwrite)
     again = f" --generator {generator}" if trust_pickle or generator.startswith("hub:") else ""  # never of itself

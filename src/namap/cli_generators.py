@@ -100,7 +100,8 @@ def train_generator(
                 **vars(recipe),
             }
         )
-    warn_of_few(domain, "generator", 10 * FEW)
+    if not (outdir / "run.json").exists():  # it begins
+        warn_of_few(domain, "generator", 10 * FEW)
     train_generator(domain, recipe, outdir, device, precision, quiet, overwrite=overwrite)
     say(
         {"generator": str(outdir), "samples": str(outdir / "samples.png")},
