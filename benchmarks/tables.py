@@ -216,9 +216,10 @@ def generators_section() -> list[str]:
         rows.append(f"| {kind} | {r['kept']:.1%} | {r['loss']:.3f} | {r['confidence_on_samples']:.1%} |")
     return [
         "## Five generators",
-        "NAM Fig. 4: the same street digits mapped with digit generators of five kinds, one budget for all, without a "
-        "vote. The paper finds DCGAN and SN-GAN much better than VAE and GLO. One seed each; `namap bench generators` "
-        "measures it anew.",
+        "NAM Fig. 4: the same street digits mapped with digit generators of five kinds, one small budget for all "
+        f"({next(iter(result['kinds'].values()))['settings']['images']:,} images for G, {result['mapping_images']:,} "
+        "for the mapping), without a vote. The paper finds DCGAN and SN-GAN much better than VAE and GLO. One seed "
+        "each; `namap bench generators` measures it anew.",
         "\n".join(rows),
         "![Queries; then samples of each generator, and its analogies](benchmarks/results/generators.png)",
     ]
