@@ -28,6 +28,7 @@ from .scene import REFINE, Answer, Row, Scene, of_recipe
 INVERSION_STARTS, INVERSION_STEPS, INVERTED = 4, 200, 200
 QUICK_STEPS = 5
 PAPERS = {"nam": "NAM", "ae": "AE-NAM", "vae": "VAE-NAM"}
+NO_VOTE = {"kinds": 0}
 NAM_STEPS = 100  # of Eq. 6, as in VAE-NAM's comparison of run times
 NAM_QUERIES = 200  # that it answers: each costs a hundred passes through VGG
 
@@ -76,6 +77,11 @@ def one_pass(scene: Scene, seed: int, seconds: float, home: Path) -> Answer:
     """The mapping of the row `namap`, without the iterations of Eq. 6 that follow its one pass there."""
     mapping = Mapping.from_pretrained(home.parent / f"namap-{seed}" / "final", **scene.vgg)
     return translated(scene, mapping, seed, 0)
+
+
+def without_vote(scene: Scene, seed: int, seconds: float, home: Path) -> Answer:
+    """namap's best recipe, but for the vote, which takes things to be equally frequent in both domains."""
+    return fitted(scene, seed, home, {"method": "vae", **scene.ours, **NO_VOTE})
 
 
 def fitted(scene: Scene, seed: int, home: Path, settings: dict[str, Any]) -> Answer:
@@ -220,8 +226,14 @@ ROWS: dict[str, Row] = {
 }
 
 
-def with_one_pass(rows: dict[str, Row]) -> dict[str, Row]:
-    """These rows, and below namap's, whose answers are refined, those of its one pass alone."""
-    after = list(rows).index("namap") + 1
-    ours = Row(one_pass, "namap, one pass alone", _ours, ("namap",))
-    return dict([*list(rows.items())[:after], ("one-pass", ours), *list(rows.items())[after:]])
+# Of namap without a part of it; each stands below namap's row.
+ONE_PASS = {"one-pass": Row(one_pass, "namap, one pass alone", _ours, ("namap",))}
+WITHOUT_VOTE = {
+    "without-vote": Row(without_vote, "namap, without the vote", lambda s: s.ours | NO_VOTE, ("generator",))
+}
+
+
+def rows_with(part: dict[str, Row]) -> dict[str, Row]:
+    """The rows of every translation, and below namap's that of a part of it."""
+    after = list(ROWS).index("namap") + 1
+    return dict([*list(ROWS.items())[:after], *part.items(), *list(ROWS.items())[after:]])

@@ -157,6 +157,14 @@ def test_experiments_share_the_generator_of_the_same_images(tmp_path):
     assert not (cells["bags2shoes"] / "result.json").exists(), "whose judge is another"
 
 
+def test_namap_without_its_vote_stands_below_namap():
+    scene = runner.make_scene("street2digits", "reference", None)
+    rows = [*runner.rows_of(scene.experiment)]
+    assert rows[rows.index("namap") + 1] == "without-vote"
+    ours, without = (runner.configuration(scene, m, None)["settings"] for m in ("namap", "without-vote"))
+    assert ours["kinds"] and without == ours | {"kinds": 0}
+
+
 @pytest.mark.parametrize("held_out", [False, True])
 def test_a_figure_shows_queries_that_every_row_answers(held_out, tmp_path):
     scene = replace(runner.make_scene("handwriting2print", "reference", None), held_out=held_out)

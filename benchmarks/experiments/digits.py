@@ -4,6 +4,7 @@ from namap.demo import GENERATOR, MAPPING
 from namap.generators.families import dcgan
 
 from ..judging import label_judge
+from ..methods import WITHOUT_VOTE, rows_with
 from ..scene import Experiment, Sources
 
 DIGITS, STREET = "{root}/digits_mnist5k.npz:x_", "{root}/street_digits.npz:x_"
@@ -26,6 +27,7 @@ STREET2DIGITS = Experiment(
     ours=HANDWRITTEN_KINDS,
     papers={"beta": 0.0},  # "for SVHN to MNIST the best results were without the KL term" (VAE-NAM)
     judge=label_judge,
+    rows=rows_with(WITHOUT_VOTE),
     headline=HEADLINE,
 )
 
@@ -38,6 +40,7 @@ DIGITS2STREET = Experiment(
     ours=STREET_KINDS,
     papers={},
     judge=label_judge,
+    rows=rows_with(WITHOUT_VOTE),
     headline=HEADLINE,
 )
 

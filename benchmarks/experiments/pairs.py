@@ -9,7 +9,7 @@ from namap.evaluation.metrics import perceptual_distance
 from namap.generators.families import dcgan
 
 from ..judging import EACH, Realism, label_judge
-from ..methods import ROWS, with_one_pass
+from ..methods import ONE_PASS, rows_with
 from ..scene import Experiment, Judge, Scene, Sources
 
 HEADLINE = {
@@ -56,7 +56,7 @@ def pairs(name: str, item: str, what: str, file: str, folder: str) -> Experiment
         generator=dcgan.Recipe(latent_dim=100),
         ours={"beta": 5e-3, "refine": 100, "refine_noise": 0.0, "code_rate": 0.1},
         papers={"beta": 1e-3},
-        rows=with_one_pass(ROWS),
+        rows=rows_with(ONE_PASS),
         judge=pair_judge,
         lower=item != "shoes",  # whose first measure is the class kept
         headline={key: value for key, value in HEADLINE.items() if item == "shoes" or key != "kept"},
