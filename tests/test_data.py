@@ -327,3 +327,10 @@ def test_what_would_fill_the_memory_lies_in_a_file(tmp_path, monkeypatch):
     monkeypatch.setattr(room.shutil, "disk_usage", lambda place: SimpleNamespace(free=1000))
     with pytest.raises(StorageError, match=r"these images need 0\.0 GB, which are not free; set TMPDIR"):
         load_domain(tmp_path, 16)
+
+
+def test_a_large_set_is_shrunk_in_pieces_as_each_of_its_images():
+    images = np.random.default_rng(0).integers(0, 256, (1030, 1, 8, 8), np.uint8)
+    shrunk = shrink(images, 0.75)
+    for i in (0, 1023, 1024, 1029):
+        np.testing.assert_array_equal(shrunk[i : i + 1], shrink(images[i : i + 1], 0.75))

@@ -1,13 +1,10 @@
-import os
-import signal
-
 import numpy as np
 import pytest
 import torch
 
-from namap import processes
+from namap import solving
 from namap.data import load_domain
-from namap.errors import DataError, Interrupted, StorageError, UsageError
+from namap.errors import DataError, StorageError, UsageError
 from namap.exploring import explore
 from namap.generators import DCGAN
 from namap.generators.families import dcgan
@@ -17,7 +14,6 @@ from namap.networks import CodeTable, EarnedMapper
 from namap.runs import read_log
 from namap.solving import optimise_codes
 from namap.tensors import from_numpy, random_stream
-from namap.training import Loop
 
 SMALL = {"images": 640, "batch_size": 32, "encoder_width": 8, "filters": 4, "precision": "fp32"}
 
@@ -235,17 +231,6 @@ def test_rgb_queries_for_a_grey_generator(generator, handwriting):
     assert mapping.map_forward(mapping.sample_x(2)).shape == (2, 3, 32, 32)
 
 
-def test_a_finished_directory_is_loaded_not_trained_again(generator, handwriting, tmp_path):
-    first = VAENAM(generator, **SMALL).fit(handwriting, tmp_path, quiet=True)
-    stamp = (tmp_path / "final" / "model.safetensors").stat().st_mtime_ns
-    again = VAENAM(generator, **SMALL).fit(handwriting, tmp_path, quiet=True)
-    assert (tmp_path / "final" / "model.safetensors").stat().st_mtime_ns == stamp
-    queries = handwriting.subset(slice(0, 3))
-    np.testing.assert_array_equal(first.translate(queries).x, again.translate(queries).x)
-    with pytest.raises(UsageError, match="beta"):
-        VAENAM(generator, **SMALL, beta=0.5).fit(handwriting, tmp_path, quiet=True)
-
-
 def test_the_perceptual_loss_caches_its_targets_or_not_with_the_same_result(generator, handwriting):
     class Features(torch.nn.Module):
         def __init__(self):
@@ -356,44 +341,6 @@ def test_copies_of_one_image_are_counted_and_said(generator, handwriting, tmp_pa
     assert "mode collapse" in concern(sound | {"diversity": 0.05})
 
 
-def test_a_run_that_cannot_begin_leaves_the_one_before(generator, handwriting, tmp_path, monkeypatch):
-    fitted_to = METHODS["ae"](generator, **SMALL)
-    fitted_to.fit(handwriting, tmp_path, quiet=True)
-    monkeypatch.setattr(processes, "count", lambda: 7)
-    with pytest.raises(UsageError, match="7 processes cannot divide a batch"):
-        METHODS["ae"](generator, **SMALL).fit(handwriting, tmp_path, quiet=True, overwrite=True)
-    assert (tmp_path / "final" / "config.json").exists()
-
-
-def test_a_run_without_a_directory_does_not_promise_to_go_on(generator, handwriting, tmp_path, monkeypatch):
-    def stop(loop, batch, step=Loop.step):
-        os.kill(os.getpid(), signal.SIGTERM)
-        return step(loop, batch)
-
-    monkeypatch.setattr(Loop, "step", stop)
-    for outdir, said in ((None, "nothing is kept without a directory"), (tmp_path, "again to go on")):
-        with pytest.raises(Interrupted, match=f"SIGTERM at step 1 of 20; .*{said}"):
-            METHODS["ae"](generator, **SMALL).fit(handwriting, outdir, quiet=True)
-
-
-@pytest.mark.parametrize("before", ["bf16", "fp32"])
-def test_a_run_of_another_precision_can_go_on(before, generator, handwriting, tmp_path):
-    now = {"bf16": "fp32", "fp32": "bf16"}[before]
-    METHODS["ae"](generator, **{**SMALL, "precision": before}).fit(handwriting, tmp_path, quiet=True)
-    with pytest.raises(UsageError, match=rf"run\.precision \({before}, now {now}\); --precision {before} goes on"):
-        METHODS["ae"](generator, **{**SMALL, "precision": now}).fit(handwriting, tmp_path, quiet=True)
-    METHODS["ae"](generator, **{**SMALL, "precision": before}).fit(handwriting, tmp_path, quiet=True)
-
-
-def test_a_run_belongs_to_its_generator(generator, handwriting, tmp_path):
-    fitted_to = METHODS["ae"](generator, **SMALL)
-    fitted_to.fit(handwriting, tmp_path, quiet=True)
-    with torch.no_grad():
-        next(generator.parameters()).add_(0.1)
-    with pytest.raises(UsageError, match=r"generator\.weights"):
-        METHODS["ae"](generator, **SMALL).fit(handwriting, tmp_path, quiet=True)
-
-
 @pytest.mark.parametrize("change", [{"latent_dim": 5}, {"channels": 3}, {"image_size": 64}])
 @pytest.mark.parametrize("method", ["nam", "vae"])
 def test_another_generator_is_refused(method, change, generator, handwriting, tmp_path):
@@ -406,3 +353,13 @@ def test_another_generator_is_refused(method, change, generator, handwriting, tm
 def test_a_class_keeps_to_its_method(generator):
     with pytest.raises(UsageError, match="this class is method vae"):
         VAENAM(generator, method="nam")
+
+
+def test_large_pictures_are_scored_in_pieces_to_the_same_answers(generator, handwriting, monkeypatch):
+    mapping, drawn = fitted("vae", generator, handwriting), []
+    whole = mapping.translate(handwriting.subset(slice(0, 9)), 2)
+    monkeypatch.setattr(solving, "SCORED_PIXELS", 4 * 32**2)
+    mapping.generator.register_forward_hook(lambda module, given, images: drawn.append(len(images)))
+    pieces = mapping.translate(handwriting.subset(slice(0, 9)), 2)
+    assert drawn == [4, 4, 4, 4, 2]
+    np.testing.assert_allclose(pieces.losses, whole.losses, rtol=1e-4)

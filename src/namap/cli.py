@@ -180,7 +180,7 @@ def fit(
     if isinstance(domain, ImageDomain) and not (outdir / "run.json").exists():  # it begins
         warn_of_few(domain, "mapping", FEW)
     mapping.fit(domain, outdir, quiet, x, overwrite)
-    again = f" --generator {generator}" if trust_pickle or generator.startswith("hub:") else ""  # never of itself
+    again = f" --generator {generator}" if trust_pickle or generator.startswith("hub:") else ""  # not loaded unasked
     say(
         {"model": str(outdir)},
         as_json,

@@ -147,7 +147,7 @@ class Model:
         Raises:
             UsageError: not fitted yet.
         """
-        _ = self.fitted_codes
+        _ = self.fitted_codes  # refuses a mapping that is not fitted
         like = None if like is None else match_channels(like.to(self.device), self.channels)
         with autocast(self.device, self.precision):
             return fitting.map_x(self.mapper, x.to(self.device), self.channels, self.recipe, like)

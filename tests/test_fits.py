@@ -1,0 +1,64 @@
+"""The directory of a fit: whose it is, what goes on in it, what is left of it."""
+
+import os
+import signal
+
+import numpy as np
+import pytest
+import torch
+
+from namap import processes
+from namap.errors import Interrupted, UsageError
+from namap.mapping import METHODS, VAENAM
+from namap.training import Loop
+
+SMALL = {"images": 640, "batch_size": 32, "encoder_width": 8, "filters": 4, "precision": "fp32"}
+
+
+def test_a_finished_directory_is_loaded_not_trained_again(generator, handwriting, tmp_path):
+    first = VAENAM(generator, **SMALL).fit(handwriting, tmp_path, quiet=True)
+    stamp = (tmp_path / "final" / "model.safetensors").stat().st_mtime_ns
+    again = VAENAM(generator, **SMALL).fit(handwriting, tmp_path, quiet=True)
+    assert (tmp_path / "final" / "model.safetensors").stat().st_mtime_ns == stamp
+    queries = handwriting.subset(slice(0, 3))
+    np.testing.assert_array_equal(first.translate(queries).x, again.translate(queries).x)
+    with pytest.raises(UsageError, match="beta"):
+        VAENAM(generator, **SMALL, beta=0.5).fit(handwriting, tmp_path, quiet=True)
+
+
+def test_a_run_that_cannot_begin_leaves_the_one_before(generator, handwriting, tmp_path, monkeypatch):
+    fitted_to = METHODS["ae"](generator, **SMALL)
+    fitted_to.fit(handwriting, tmp_path, quiet=True)
+    monkeypatch.setattr(processes, "count", lambda: 7)
+    with pytest.raises(UsageError, match="7 processes cannot divide a batch"):
+        METHODS["ae"](generator, **SMALL).fit(handwriting, tmp_path, quiet=True, overwrite=True)
+    assert (tmp_path / "final" / "config.json").exists()
+
+
+def test_a_run_without_a_directory_does_not_promise_to_go_on(generator, handwriting, tmp_path, monkeypatch):
+    def stop(loop, batch, step=Loop.step):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return step(loop, batch)
+
+    monkeypatch.setattr(Loop, "step", stop)
+    for outdir, said in ((None, "nothing is kept without a directory"), (tmp_path, "again to go on")):
+        with pytest.raises(Interrupted, match=f"SIGTERM at step 1 of 20; .*{said}"):
+            METHODS["ae"](generator, **SMALL).fit(handwriting, outdir, quiet=True)
+
+
+@pytest.mark.parametrize("before", ["bf16", "fp32"])
+def test_a_run_of_another_precision_can_go_on(before, generator, handwriting, tmp_path):
+    now = {"bf16": "fp32", "fp32": "bf16"}[before]
+    METHODS["ae"](generator, **{**SMALL, "precision": before}).fit(handwriting, tmp_path, quiet=True)
+    with pytest.raises(UsageError, match=rf"run\.precision \({before}, now {now}\); --precision {before} goes on"):
+        METHODS["ae"](generator, **{**SMALL, "precision": now}).fit(handwriting, tmp_path, quiet=True)
+    METHODS["ae"](generator, **{**SMALL, "precision": before}).fit(handwriting, tmp_path, quiet=True)
+
+
+def test_a_run_belongs_to_its_generator(generator, handwriting, tmp_path):
+    fitted_to = METHODS["ae"](generator, **SMALL)
+    fitted_to.fit(handwriting, tmp_path, quiet=True)
+    with torch.no_grad():
+        next(generator.parameters()).add_(0.1)
+    with pytest.raises(UsageError, match=r"generator\.weights"):
+        METHODS["ae"](generator, **SMALL).fit(handwriting, tmp_path, quiet=True)
