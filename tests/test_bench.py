@@ -20,7 +20,7 @@ from benchmarks.scene import half_images, of_recipe
 from PIL import Image
 
 from namap.errors import DataError, UsageError
-from namap.recipes import make_recipe
+from namap.recipes import complete_recipe, make_recipe
 
 
 def test_angles_are_compared_after_the_better_of_equal_and_reversed():
@@ -72,6 +72,23 @@ def test_missing_data_is_named(tmp_path):
 def test_an_experiments_settings_are_settings_of_a_fit(name):
     for settings in (EXPERIMENTS[name].ours, EXPERIMENTS[name].papers):
         make_recipe(of_recipe(settings))
+
+
+@pytest.mark.parametrize(
+    ("name", "side", "loss", "skip"),
+    [
+        ("street2digits", 32, "perceptual", False),
+        ("digits2street", 32, "l1", False),  # "perceptual loss was not used in the MNIST→SVHN translation task"
+        ("car2car", 64, "perceptual", True),
+        ("edges2shoes", 32, "perceptual", False),
+        ("bags2shoes", 32, "gram", True),
+        ("avatar2face", 64, "perceptual", False),
+    ],
+)
+def test_rows_of_the_papers_have_their_loss_and_their_t(name, side, loss, skip):
+    recipe = complete_recipe("vae", loss, side, EXPERIMENTS[name].papers)
+    assert {"loss": loss} == {"loss": "perceptual"} | {k: v for k, v in EXPERIMENTS[name].papers.items() if k == "loss"}
+    assert (recipe.mapper, recipe.skip, recipe.filters) == ("crn", skip, 8 if side == 32 else 32)
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)

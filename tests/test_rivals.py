@@ -106,5 +106,12 @@ def test_rivals_pair_angles_with_the_settings_published_for_it(name):
     assert answer(rival, domain).shape == (8, 1, 3, 64, 64)
 
 
+@pytest.mark.parametrize("name", ["discogan", "distancegan"])
+def test_rivals_map_bags_to_shoes_with_the_rate_published_for_it(name):
+    domain = ImageDomain.from_array(np.random.default_rng(0).integers(0, 256, (8, 1, 32, 32), np.uint8))
+    assert RIVALS[name](domain, domain, 0, **EXPERIMENTS["bags2shoes"].rivals[name]).rates == (0.5, 0.5)
+    assert RIVALS[name](domain, domain, 0).rates == (0.01, 0.5), "edges and digits have those of the authors' code"
+
+
 def first_batch(y):
     return Batch(torch.arange(1), from_numpy(y.images[:1]), None, random_stream(0), 0, 0.0)

@@ -20,6 +20,7 @@ CURRICULUM_SHARE = 0.2  # of a run that would otherwise end before it: our own a
 RATES = (0.01, 0.5)  # weight of what is not adversarial, before and after
 # What is published for cars and faces by angle.
 ANGLE_PAIRING: dict[str, Any] = {"rates": (0.9, 0.9), "bottleneck": 100, "match_from": 2}
+HANDBAGS_TO_SHOES: dict[str, Any] = {"rates": (0.5, 0.5)}  # as published for these: `--starting_rate=0.5`
 
 
 class Critic(nn.Module):

@@ -7,6 +7,7 @@ import numpy as np
 
 from namap.generators.families import dcgan
 
+from ..baselines.discogan import HANDBAGS_TO_SHOES
 from ..judging import Realism
 from ..scene import Experiment, Judge, Scene, Sources
 
@@ -55,6 +56,7 @@ BAGS2SHOES = Experiment(
     # may find a few bright straps as cheap as a dark shoe.
     ours={"loss": "gram", "mapper": "earned", "images": 60_000, "query_scale": 0.68},
     papers={"loss": "gram", "skip": True},
+    rivals={"discogan": HANDBAGS_TO_SHOES, "distancegan": HANDBAGS_TO_SHOES},
     judge=style_judge,
     headline={
         "brightness": "brightness kept",
