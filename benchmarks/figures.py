@@ -27,16 +27,17 @@ def draw(scene: Scene, home: Path, titles: dict[str, str], before: Strips) -> St
     """
     queries, answers = scene.y_test.images, read_answers(home, titles)
     shown = draw_queries(len(queries))[:QUERIES]
-    strips = {"query": sheet({"query": list(queries[shown])})}
+    strips = {"query": sheet([list(queries[shown])], "query")}
     for method, title in sorted(titles.items(), key=lambda row: row[0] == "generator"):
         cell = first_cell(home, method)
         if method in answers:
             x = answers[method]
             x = x[shown] if len(x) == len(queries) and method != "generator" else x[:QUERIES]  # some are of the first
-            several = range(min(SHOWN, x.shape[1]))
-            strips[method] = sheet({title if k == 0 else f"{title} ({k + 1})": list(x[:, k]) for k in several})
+            strips[method] = sheet([list(x[:, k]) for k in range(min(SHOWN, x.shape[1]))], title)
         elif method in before and not (cell / "answers.npz").exists() and (cell / "result.json").exists():
-            strips[method] = before[method]  # of today's configuration
+            strips[method] = titled(
+                before[method].crop((MARGIN, 0, *before[method].size)), title
+            )  # it may have another
     return strips
 
 
@@ -75,15 +76,22 @@ def cut(figure: Path, heights: list[tuple[str, int]]) -> Strips:
     }
 
 
-def sheet(rows: dict[str, list[np.ndarray]]) -> Image.Image:
-    """Rows of images with their titles at the left."""
-    columns = max(len(images) for images in rows.values())
-    page = Image.new("RGB", (MARGIN + columns * (SIDE + 2), len(rows) * (SIDE + 2)), "white")
-    pen = ImageDraw.Draw(page)
-    for number, (title, images) in enumerate(rows.items()):
-        top = number * (SIDE + 2)
-        pen.text((4, top + SIDE // 2 - 6), title, fill="black")
+def sheet(rows: list[list[np.ndarray]], title: str) -> Image.Image:
+    """Rows of images, answers of one kind, with their title at the left."""
+    tiles = Image.new("RGB", (len(rows[0]) * (SIDE + 2), len(rows) * (SIDE + 2)), "white")
+    for number, images in enumerate(rows):
         for column, image in enumerate(images):
             tile = image_grid([[image]]).resize((SIDE, SIDE), Image.Resampling.NEAREST)
-            page.paste(tile, (MARGIN + column * (SIDE + 2), top))
-    return page
+            tiles.paste(tile, (column * (SIDE + 2), number * (SIDE + 2)))
+    return titled(tiles, title)
+
+
+def titled(tiles: Image.Image, title: str) -> Image.Image:
+    """A strip: its title at the left of each row, numbered from the second on."""
+    strip = Image.new("RGB", (MARGIN + tiles.width, tiles.height), "white")
+    strip.paste(tiles, (MARGIN, 0))
+    pen = ImageDraw.Draw(strip)
+    for number in range(tiles.height // (SIDE + 2)):
+        row = title if number == 0 else f"{title} ({number + 1})"
+        pen.text((4, number * (SIDE + 2) + SIDE // 2 - 6), row, fill="black")
+    return strip

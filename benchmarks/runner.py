@@ -106,7 +106,8 @@ def run_bench(
             forget_lost_weights(scene, home / f"{method}-{seed}")
         for method in order:
             measure(scene, method, own[method], home / f"{method}-{own[method]}", quiet, budget_min)
-    return collect(scene, home, home if quick else results)
+    taken = [place.parent.name for place in sorted(home.glob("*/result.json")) if is_recorded(place.parent)]
+    return {**collect(scene, home, home if quick else results), "taken": taken}
 
 
 def is_todays(scene: Scene, cell: dict[str, Any], budget_min: float | None) -> bool:
@@ -125,12 +126,14 @@ def take_recorded(scene: Scene, home: Path, results: Path, wanted: list[str], bu
     """
     path = results / f"{results_name(scene)}.json"
     for cell in read_json(path).get("cells", []) if path.exists() else []:
-        method, there = cell["method"], cell["configuration"]
+        method, there = cell["method"], cell["configuration"]["budget_min"]
         seed = own_seed(scene.experiment, method, cell["seed"])
         place = home / f"{method}-{seed}"
+        if method in wanted and there != budget_min:
+            forget_recorded(place)  # taken when another row was wanted
         if place.exists():
             continue
-        if is_todays(scene, cell, budget_min if method in wanted else there["budget_min"]):
+        if is_todays(scene, cell, budget_min if method in wanted else there):
             place.mkdir(parents=True)
             write_json(place / "result.json", {**cell, "seed": seed})
 
@@ -153,9 +156,14 @@ def forget_lost_weights(scene: Scene, cell: Path) -> None:
         shutil.rmtree(cell)
 
 
+def is_recorded(cell: Path) -> bool:
+    """Whether only the results know of a row: every one that is measured here leaves its answers."""
+    return (cell / "result.json").exists() and not (cell / "answers.npz").exists()
+
+
 def forget_recorded(cell: Path) -> None:
-    """Let a row be measured again that only the results know of: every row that is measured leaves its answers."""
-    if (cell / "result.json").exists() and not (cell / "answers.npz").exists():
+    """Let a row be measured again that only the results know of."""
+    if is_recorded(cell):
         shutil.rmtree(cell)
 
 
@@ -327,9 +335,9 @@ def collect(scene: Scene, home: Path, results: Path) -> dict[str, Any]:
         "what": scene.experiment.what,
         "data": scene.data,
         "published": scene.experiment.published,
-        "headline": list(scene.experiment.headline.items()),  # in order, which keys of JSON lose
-        "lower": scene.experiment.lower,
+        "headline": measured_headline(scene, cells),
         "rows": {m: find_row(scene.experiment, m).title for m in dict.fromkeys(c["method"] for c in cells)},
+        "missing": [row.title for m, row in rows_of(scene.experiment).items() if m not in {c["method"] for c in cells}],
         "cells": cells,
     }
     results.mkdir(parents=True, exist_ok=True)
@@ -339,6 +347,12 @@ def collect(scene: Scene, home: Path, results: Path) -> dict[str, Any]:
     write_json(record, {**summary, "figure": [(method, strip.height) for method, strip in strips.items()]})
     stack(strips).save(figure, optimize=True)
     return summary
+
+
+def measured_headline(scene: Scene, cells: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    """The measures that these data allow, some need labels, and their headings; in order, which keys of JSON lose."""
+    there = {measure for cell in cells for measure in cell["measures"] or {}}
+    return [(m, heading) for m, heading in scene.experiment.headline.items() if m in there]
 
 
 def summary_lines(result: dict[str, Any]) -> str:
@@ -351,6 +365,8 @@ def summary_lines(result: dict[str, Any]) -> str:
         if cells:
             values = [spread([c.get(measure) for c in cells], measure in SHARES) for measure in headline]
             lines.append(" ".join([title.ljust(width), *(v.rjust(16) for v in values)]))
+    if taken := result.get("taken"):
+        lines.append(f"taken from the results, not measured here: {', '.join(taken)}; --anew measures a row again")
     return "\n".join(lines)
 
 

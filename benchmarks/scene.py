@@ -46,7 +46,7 @@ class Experiment:
         name: of the command, the results file and the figure.
         what: one sentence for people.
         sources: of each collection of data: `reference` (the one that `--data-root` holds) or `papers`.
-        headline: the measures that the results table shows, with their headings.
+        headline: the measures that the results table shows, with their headings; the first that the data allow counts.
         generator: recipe of G, or what `load_generator` takes; None where rows have their own.
         ours: settings of namap's best recipe, beyond the defaults, and `refine`.
         papers: settings of the rows that repeat the papers.
@@ -55,7 +55,6 @@ class Experiment:
         solutions: analogies per query, where a method can give several.
         rows: of the table; None: those of every translation, `methods.ROWS`.
         published: the papers' best, for the results table.
-        lower: less is better of the first measure of the headline.
     """
 
     name: str
@@ -70,7 +69,6 @@ class Experiment:
     solutions: int = 4
     rows: "dict[str, Row] | None" = None
     published: str = ""
-    lower: bool = False
 
 
 @dataclass

@@ -12,6 +12,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks import cells, figures, methods, runner
+from benchmarks.experiment_tables import summary_table
 from benchmarks.experiments import EXPERIMENTS
 from benchmarks.scene import draw_queries
 
@@ -89,6 +90,16 @@ def test_answers_are_refined_and_those_of_one_pass_are_not(tmp_path):
     assert refined.evidence["loss"] < alone.evidence["loss"] and (refined.x != alone.x).any()
 
 
+def test_measures_that_need_labels_are_left_out_where_data_have_none(tmp_path):
+    scene = runner.make_scene("edges2shoes", "papers", tmp_path)
+    measures = {"distance": 0.2, "diversity": None}
+    cells = [{"method": m, "seed": 0, "measures": measures, "configuration": {}} for m in ("namap", "copy")]
+    headline = runner.measured_headline(scene, [*cells, {"method": "runtime", "measures": None}])
+    assert headline == [("distance", "distance to the photo"), ("diversity", "diversity")]
+    result = {"name": "edges2shoes", "what": "edges to shoes", "data": "papers", "headline": headline, "cells": cells}
+    assert "| distance to the photo ↓ | 0.200 |" in summary_table([result])
+
+
 def test_the_budget_of_a_wanted_row_leaves_the_others_theirs(tmp_path):
     scene = runner.make_scene("handwriting2print", "reference", None)
     recorded = [
@@ -98,6 +109,8 @@ def test_the_budget_of_a_wanted_row_leaves_the_others_theirs(tmp_path):
     write_json(tmp_path / "handwriting2print.json", {"cells": recorded})
     runner.take_recorded(scene, tmp_path / "cells", tmp_path, ["discogan"], 7.0)
     assert {p.parent.name for p in tmp_path.glob("cells/*/result.json")} == {"cyclegan-0", "distancegan-0"}
+    runner.take_recorded(scene, tmp_path / "cells", tmp_path, ["distancegan"], None)  # though it was taken before
+    assert {p.parent.name for p in tmp_path.glob("cells/*/result.json")} == {"cyclegan-0", "discogan-0"}
 
 
 def test_a_row_that_is_the_same_for_every_seed_is_measured_once(tmp_path):
@@ -225,6 +238,12 @@ def test_a_row_whose_answers_are_gone_keeps_its_strip_of_the_figure(tmp_path):
     again = figures.draw(scene, tmp_path, titles, before)
     assert [*again] == [*whole]
     assert again["copy"].tobytes() == whole["copy"].tobytes()
+    renamed = figures.draw(scene, tmp_path, {**titles, "copy": "copy"}, before)["copy"]
+    assert (
+        renamed.tobytes()
+        == figures.titled(whole["copy"].crop((figures.MARGIN, 0, *whole["copy"].size)), "copy").tobytes()
+    )
+    assert renamed.tobytes() != whole["copy"].tobytes(), "with today's title"
     assert again["nearest"].tobytes() != whole["nearest"].tobytes()
     assert [*figures.draw(scene, tmp_path, titles, {})] == ["query", "nearest"], "never another row's pictures"
 

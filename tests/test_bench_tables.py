@@ -51,7 +51,7 @@ def result():
         "data": "reference",
         "published": "37.4%",
         "headline": {"kept": "digit kept", "kid": "KID"},
-        "lower": False,
+        "missing": ["DistanceGAN"],
         "rows": {"namap": "namap", "vae": "VAE-NAM", "cyclegan": "CycleGAN", "discogan": "DiscoGAN", "copy": "copy"},
         "cells": cells,
     }
@@ -62,12 +62,19 @@ def test_a_section_says_what_a_reader_must_know(result):
     assert "| **namap** | `namap` | 85.0% ± 7.1% | 3.00 ± 0.0 | 2 | 2.0k | 2.0 | 1.5 GB | abcdef0 |" in page
     for words in ("the reference data", "37.4%", "--method ROW", "held-out real X: 99.0%", "0.100 ± 0.0", "Threads: 1"):
         assert words in page
+    assert "Not measured yet: DistanceGAN." in page
     assert "different commits" not in page and "Processor: not recorded of the first rows." in page
     result["cells"] += [
         cell("nearest", 0, 0.4, processor="AVX2 in fp32"),
         cell("ae", 0, 0.4, processor="AVX512 in bf16"),
     ]
     assert "Processor: AVX2 in fp32, AVX512 in bf16, not recorded of" in "\n".join(experiment_section(result, None))
+
+
+def test_judges_of_several_machines_are_all_said(result):
+    result["cells"][4]["measures"]["judge_on_x"] = 0.97
+    text = "\n".join(experiment_section(result, None))
+    assert "The judges on held-out real X: 99.0% (`namap`, `vae`, `copy`, `discogan`); 97.0% (`cyclegan`)." in text
 
 
 def test_a_section_says_when_realism_is_not_told(result):
@@ -106,9 +113,11 @@ def test_the_summary_takes_the_best_of_each_kind(result):
     line = summary_table([result]).splitlines()[-1]
     assert line == (
         "| house numbers → digits (`street2digits`) | digit kept ↑ | 85.0% ± 7.1% | 2 | 30.0% (vae) | 50.0% (cyclegan) "
-        "| 10.0% |  | 37.4% |"
+        "| 10.0% |  | 37.4% | 3.00, 3.00,  |"
     )
-    assert "40.0% (discogan)" in summary_table([{**result, "lower": True}])
+    result["headline"] = {"kid": "KID"}
+    result["cells"][-1]["measures"]["kid"] = 2.0
+    assert "KID ↓ |" in summary_table([result]) and "2.00 (discogan)" in summary_table([result]), "less is better"
     assert summary_table([]) == ""
 
 

@@ -145,7 +145,6 @@ def car_experiment(name: str, x: str, y: str) -> Experiment:
         papers={"skip": True, "beta": 1e-3},
         rivals={"discogan": ANGLE_PAIRING, "distancegan": ANGLE_PAIRING},
         judge=angle_judge,
-        lower=True,
         published="1.38° (VAE-NAM); DiscoGAN 13.81°",
         headline={
             "angle": "degrees",

@@ -58,7 +58,6 @@ def pairs(name: str, item: str, what: str, file: str, folder: str) -> Experiment
         papers={"beta": 1e-3},
         rows=rows_with(ONE_PASS),
         judge=pair_judge,
-        lower=item != "shoes",  # whose first measure is the class kept
         headline={key: value for key, value in HEADLINE.items() if item == "shoes" or key != "kept"},
     )
 
