@@ -21,8 +21,9 @@ from namap.errors import UsageError
 from namap.recipes import make_recipe
 from namap.settings import make_settings
 
-from .runner import RESULTS, cells_home, configuration, forget_lost_weights, make_scene, measure
+from .runner import RESULTS, forget_lost_weights, measure, open_cells
 from .scene import Scene, of_recipe
+from .wanted import configuration, make_scene
 
 RESULTS_FILE = "ablation.jsonl"
 OF_GENERATOR = "generator."
@@ -54,7 +55,7 @@ def run_ablation(
     """What the command line asks for: the rows, and a table of them for people."""
     scene = make_scene(name, data, data_root, quick)
     scene.check_files()
-    home = cells_home(scene, runs)
+    home = open_cells(scene, runs)
     rows = ablate(scene, changes, seeds, home, home if quick else RESULTS, quiet)
     return rows, summary_lines(rows, scene.experiment.headline)
 

@@ -10,12 +10,9 @@ another machine or after `RUNS` is gone. `--anew` measures the rows that are ask
 Budgets are seconds of processor time: what an idle machine with as many threads needs of wall-clock time.
 """
 
-import json
-import re
 import shutil
 import signal
 import sys
-from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,41 +23,17 @@ from namap.checkpoint import read_json, write_json
 from namap.console import end, keep_freed_memory
 from namap.errors import NamapError, UsageError, warn
 from namap.runs import differences
-from namap.settings import make_settings
 
 from .cells import circumstances, cost, finished, processor, run_cell_apart
 from .experiment_tables import SHARES, spread
-from .experiments import EXPERIMENTS
 from .figures import cut, draw, stack
 from .judging import EACH
-from .methods import RIVALS, ROWS
-from .scene import REFINE, Answer, Experiment, Row, Scene, find_root
+from .methods import RIVALS
+from .scene import REFINE, Answer, Row, Scene
+from .wanted import LONGER, as_wanted, configuration, find_row, in_order, make_scene, own_seed, rows_of, seeds_of
 
 RESULTS = Path(__file__).parent / "results"
 QUICK_MINUTES = 0.02
-LONGER = re.compile(r"(.+)-([0-9.]+)x")  # a rival's row with a multiple of the equal budget
-
-
-def rows_of(experiment: Experiment) -> dict[str, Row]:
-    """The rows of an experiment."""
-    return experiment.rows or ROWS
-
-
-def longer(row: Row, factor: float) -> Row:
-    return replace(row, budget_factor=factor, title=f"{row.title}, {factor:g}× the time")
-
-
-def find_row(experiment: Experiment, method: str) -> Row:
-    """The row of this name.
-
-    Raises:
-        UsageError: there is none.
-    """
-    rows = rows_of(experiment)
-    base, factor = found.groups() if (found := LONGER.fullmatch(method)) else (method, "1")
-    if base not in rows or (base != method and base not in RIVALS):
-        raise UsageError(f"--method {method}: unknown; use {', '.join(rows)}")
-    return rows[base] if base == method else longer(rows[base], float(factor))
 
 
 def run_bench(
@@ -93,7 +66,7 @@ def run_bench(
     wanted = methods or list(rows_of(scene.experiment))
     if rival_budget != 1:
         wanted += [f"{method}-{rival_budget:g}x" for method in wanted if method in RIVALS]
-    home = cells_home(scene, runs)
+    home = open_cells(scene, runs)
     if not quick:
         take_recorded(scene, home, results, wanted, budget_min)
     for seed in seeds_of(scene.experiment, wanted, seeds):
@@ -125,7 +98,11 @@ def take_recorded(scene: Scene, home: Path, results: Path, wanted: list[str], bu
     The budget that is asked for is that of the wanted rows: others keep the one that they were measured with.
     """
     path = results / f"{results_name(scene)}.json"
-    for cell in read_json(path).get("cells", []) if path.exists() else []:
+    recorded = read_json(path) if path.exists() else {}
+    if other := differing(recorded.get("files", {}), scene.digests()):
+        warn(f"{path}: left out, as it was measured with other files: {other}")
+        return
+    for cell in recorded.get("cells", []):
         method, there = cell["method"], cell["configuration"]["budget_min"]
         seed = own_seed(scene.experiment, method, cell["seed"])
         place = home / f"{method}-{seed}"
@@ -136,17 +113,6 @@ def take_recorded(scene: Scene, home: Path, results: Path, wanted: list[str], bu
         if is_todays(scene, cell, budget_min if method in wanted else there):
             place.mkdir(parents=True)
             write_json(place / "result.json", {**cell, "seed": seed})
-
-
-def seeds_of(experiment: Experiment, methods: list[str], seeds: list[int]) -> list[int]:
-    """Those that are asked for; seed 0 alone where every row but G is the same for all of them."""
-    others = [find_row(experiment, method) for method in methods if method != "generator"]
-    return [0] if others and all(row.once for row in others) else seeds
-
-
-def own_seed(experiment: Experiment, method: str, seed: int) -> int:
-    """The seed of a row's cell: 0 for one that is the same for all of them."""
-    return 0 if find_row(experiment, method).once else seed
 
 
 def forget_lost_weights(scene: Scene, cell: Path) -> None:
@@ -177,6 +143,26 @@ def cells_home(scene: Scene, runs: Path) -> Path:
     return runs / "-".join([scene.experiment.name, scene.data, *(["quick"] if scene.quick else [])])
 
 
+def open_cells(scene: Scene, runs: Path) -> Path:
+    """The directory of an experiment's cells, which all are of the same files.
+
+    Raises:
+        UsageError: it has cells of other files.
+    """
+    home, files = cells_home(scene, runs), scene.digests()
+    record = home / "files.json"
+    if other := differing(read_json(record) if record.exists() else {}, files):
+        raise UsageError(f"{home}: has cells that were measured with other files: {other}; use another --runs")
+    home.mkdir(parents=True, exist_ok=True)
+    write_json(record, files)
+    return home
+
+
+def differing(before: dict[str, str | None], now: dict[str, str | None]) -> str:
+    """The names of files that are not what they were; '' where all are, or nothing is known of them."""
+    return ", ".join(sorted(name for name in before.keys() & now.keys() if before[name] != now[name]))
+
+
 def measure(scene: Scene, method: str, seed: int, cell: Path, quiet: bool, budget_min: float | None = None) -> None:
     """Measure a cell, unless it is there.
 
@@ -203,61 +189,6 @@ def borrow_generator(wanted: dict[str, Any], cell: Path) -> None:
             shutil.copytree(other, copied, ignore=shutil.ignore_patterns(".lock", "result.json", "answers.npz"))
             copied.rename(cell)
             return
-
-
-def in_order(experiment: Experiment, methods: list[str], own_budget: bool = True) -> list[str]:
-    """The rows to run, each after what it needs and, with `own_budget`, after the rows whose time it gets."""
-    order: list[str] = []
-
-    def add(method: str) -> None:
-        row = find_row(experiment, method)
-        for before in (*row.needs, *(row.budget_of if own_budget else ())):
-            add(before)
-        if method not in order:
-            order.append(method)
-
-    for method in methods:
-        add(method)
-    return order
-
-
-def make_scene(name: str, data: str, data_root: Path | None, quick: bool = False) -> Scene:
-    if name not in EXPERIMENTS:
-        raise UsageError(f"bench {name}: unknown; use speed, {', '.join(EXPERIMENTS)}")
-    experiment = EXPERIMENTS[name]
-    if data not in experiment.sources:
-        raise UsageError(f"--data {data}: {name} has {', '.join(experiment.sources)}")
-    return Scene(experiment, data, find_root(data_root), quick)
-
-
-def configuration(scene: Scene, method: str, budget_min: float | None) -> dict[str, Any]:
-    """What decides a cell's result, as JSON values. Sources, not fingerprints: those are checked by the training."""
-    row = find_row(scene.experiment, method)
-    elsewhere = isinstance(scene.generator, str | None)
-    recipe = scene.experiment.generator if elsewhere else asdict(scene.generator)  # not with this machine's data root
-    values = {
-        "method": method,
-        "sources": asdict(scene.sources),
-        "settings": row.settings(scene),
-        "budget_min": budget_min if row.budget_of else None,
-        "generator": recipe,
-        "solutions": scene.experiment.solutions,
-        "held_out": scene.held_out and method != "generator",  # which knows no queries
-        "generator_cell": scene.generator_cell,
-        **({"queries": row.queries} if row.queries else {}),
-    }
-    return json.loads(json.dumps(values))
-
-
-def as_wanted(scene: Scene, wanted: dict[str, Any]) -> Scene:
-    """The scene of a cell: what its configuration says of namap's settings, of G and of the queries."""
-    experiment = scene.experiment
-    if wanted["method"] == "namap":
-        experiment = replace(experiment, ours=wanted["settings"])
-    if not isinstance(scene.generator, str | None):
-        experiment = replace(experiment, generator=make_settings(type(scene.generator), wanted["generator"]))
-    own = {"held_out": wanted["held_out"], "generator_cell": wanted["generator_cell"], "queries": wanted.get("queries")}
-    return replace(scene, experiment=experiment, **own)
 
 
 def run_cell(scene: Scene, method: str, seed: int, cell: Path) -> None:
@@ -338,6 +269,7 @@ def collect(scene: Scene, home: Path, results: Path) -> dict[str, Any]:
         "headline": measured_headline(scene, cells),
         "rows": {m: find_row(scene.experiment, m).title for m in dict.fromkeys(c["method"] for c in cells)},
         "missing": [row.title for m, row in rows_of(scene.experiment).items() if m not in {c["method"] for c in cells}],
+        "files": scene.digests(),
         "cells": cells,
     }
     results.mkdir(parents=True, exist_ok=True)

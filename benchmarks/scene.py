@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from namap.checkpoint import file_sha256
 from namap.data import ImageDomain, load_domain
 from namap.errors import DataError
 from namap.generators import load_generator, sample
@@ -188,12 +189,21 @@ class Scene:
         for source in sources + ([self.generator] if isinstance(self.generator, str) else []):
             self.check_file(source)
 
+    def digests(self) -> dict[str, str | None]:
+        """sha256 of the files that decide a result beside its configuration, None of one that is not there.
+
+        They are those of the images, of a generator that came from elsewhere, and of the network of perceptual
+        measures. Folders of pictures have none.
+        """
+        sources = [*asdict(self.sources).values(), *([self.generator] if isinstance(self.generator, str) else [])]
+        files = {file_of(s.format(root=self.root)) for s in sources} | {self.root / VGG_FILE}
+        kept = sorted(file for file in files if file is not None and not file.is_dir())
+        return {file.name: file_sha256(file) if file.exists() else None for file in kept}
+
     def check_file(self, source: str) -> None:
         """Refuse a source whose file or folder is missing."""
-        if source == SAMPLES or source.startswith(("torchvision:", "embedded:")):
-            return
-        file = Path(source.partition(":")[0] if ".npz:" in source else source.partition("#")[0])
-        if not file.exists():
+        file = file_of(source)
+        if file is not None and not file.exists():
             raise DataError(
                 f"{file}: no such file; {self.experiment.name} --data {self.data} reads it. "
                 f"{origin(file)}; say --data-root or set NAMAP_DATA if it is elsewhere"
@@ -256,6 +266,13 @@ class Scene:
         """The network of every perceptual measure: four blocks of VGG-16."""
         weights = self.vgg.get("vgg_weights")
         return VGGFeatures(weights, 4, self.vgg.get("vgg_input", "torchvision"))
+
+
+def file_of(source: str) -> Path | None:
+    """The file or folder of a source; None for one that needs none."""
+    if source == SAMPLES or source.startswith(("torchvision:", "embedded:")):
+        return None
+    return Path(source.partition(":")[0] if ".npz:" in source else source.partition("#")[0])
 
 
 def draw_queries(count: int) -> np.ndarray:

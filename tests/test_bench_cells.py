@@ -60,6 +60,34 @@ def test_rows_that_the_results_have_are_not_measured_again(tmp_path, capsys):
     assert not (home / "generator-0").exists()
 
 
+def test_rows_of_other_data_are_never_mixed_in(tmp_path, capsys):
+    root, runs = tmp_path / "data", tmp_path / "runs"
+    scene = runner.make_scene("street2digits", "reference", root)
+    (root / "weights").mkdir(parents=True)
+    for name in ("digits_mnist5k.npz", "street_digits.npz", "weights/vgg16_hed_bsds.safetensors"):
+        (root / name).write_bytes(name.encode())
+    recorded = {"method": "copy", "seed": 0, "configuration": runner.configuration(scene, "copy", None)}
+    write_json(tmp_path / "street2digits.json", {"files": scene.digests(), "cells": [recorded]})
+    home = runner.open_cells(scene, runs)
+    (root / "street_digits.npz").write_bytes(b"made again")
+    runner.take_recorded(scene, home, tmp_path, ["copy"], None)
+    assert not (home / "copy-0").exists()
+    assert (
+        "street2digits.json: left out, as it was measured with other files: street_digits.npz"
+        in capsys.readouterr().err
+    )
+    with pytest.raises(UsageError, match=r"with other files: street_digits\.npz; use another --runs"):
+        runner.open_cells(scene, runs)
+    (root / "weights" / "vgg16_hed_bsds.safetensors").unlink()  # torchvision's would measure another distance
+    with pytest.raises(UsageError, match=r"street_digits\.npz, vgg16_hed_bsds\.safetensors"):
+        runner.open_cells(scene, runs)
+    (root / "street_digits.npz").write_bytes(b"street_digits.npz")
+    (root / "weights" / "vgg16_hed_bsds.safetensors").write_bytes(b"weights/vgg16_hed_bsds.safetensors")
+    assert runner.open_cells(scene, runs) == home
+    runner.take_recorded(scene, home, tmp_path, ["copy"], None)
+    assert (home / "copy-0").exists()
+
+
 def test_rows_are_measured_again_on_request_where_only_the_results_have_them(tmp_path, monkeypatch):
     scene, runs = runner.make_scene("handwriting2print", "reference", None), tmp_path / "runs"
     recorded = [
