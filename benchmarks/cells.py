@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ import torch
 
 from namap.checkpoint import read_json, write_json
 from namap.errors import NamapError, UsageError
+from namap.files import write_file
 from namap.report import version_rows
 from namap.runs import differences
 from namap.tensors import pick_device, pick_precision
@@ -66,6 +67,32 @@ def run_cell_apart(arguments: list[str], cell: Path, wanted: dict[str, Any], qui
         error = NamapError(f"bench: {cell.name} ended with exit code {code}{why}")
         error.exit_code = code if code > 0 else 128 - code
         raise error
+
+
+def affordable_images(
+    home: Path, seconds: float, batch_size: int, train: Callable[[int], object], steps: tuple[int, int]
+) -> int:
+    """Images that a training sees in `seconds` of processor time: timed in two short runs of it, the first of which
+    costs what every run does, and kept, so that a killed one goes on.
+
+    Args:
+        home: the cell.
+        train: trains on so many images, elsewhere.
+        steps: of the two runs.
+    """
+    record = home / "budget.txt"
+    if record.exists():
+        return int(record.read_text())
+    times = []
+    for count in steps:
+        started = time.process_time()
+        train(count * batch_size)
+        times.append(time.process_time() - started)
+    each = max((times[1] - times[0]) / (steps[1] - steps[0]), 1e-3)
+    images = max(1, int(seconds / each)) * batch_size
+    home.mkdir(parents=True, exist_ok=True)
+    write_file(record, str(images).encode())
+    return images
 
 
 def circumstances() -> dict[str, Any]:

@@ -23,6 +23,7 @@ from namap.solving import optimise_codes
 from namap.tensors import autocast, from_numpy, pick_precision, random_stream, to_uint8
 
 from .baselines import RIVALS, train_rival
+from .cells import affordable_images
 from .scene import REFINE, Answer, Row, Scene, of_recipe
 
 INVERSION_STARTS, INVERSION_STEPS, INVERTED = 4, 200, 200
@@ -118,21 +119,14 @@ def make_mapping(scene: Scene, settings: dict[str, Any], g: Generator, seed: int
 
 
 def budgeted_images(scene: Scene, settings: dict[str, Any], seconds: float, home: Path, g: Generator) -> int:
-    """Images that a mapping sees in `seconds` of processor time; measured once and kept."""
-    record = home / "budget.txt"
-    if record.exists():
-        return int(record.read_text())
+    """Images that a mapping sees in `seconds` of processor time."""
     batch = default_recipe(image_size=g.image_size).batch_size
     queries = scene.y_train.subset(slice(0, 4 * batch))
-    times = []
-    for steps in (2, 8):
-        started = time.process_time()
-        make_mapping(scene, settings | {"images": steps * batch}, g, 0).fit(queries, quiet=True)
-        times.append(time.process_time() - started)
-    images = max(1, int(seconds / max((times[1] - times[0]) / 6, 1e-3))) * batch
-    home.mkdir(parents=True, exist_ok=True)
-    record.write_text(str(images))
-    return images
+
+    def fit(images: int) -> Mapping:
+        return make_mapping(scene, settings | {"images": images}, g, 0).fit(queries, quiet=True)
+
+    return affordable_images(home, seconds, batch, fit, (2, 8))
 
 
 def rival(name: str) -> Callable[[Scene, int, float, Path], Answer]:

@@ -3,7 +3,6 @@
 Both domains get the same number of channels. A rival says which networks it has and what their losses are.
 """
 
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +17,8 @@ from namap.data.order import batch_index
 from namap.runs import Row
 from namap.tensors import Images, autocast, from_numpy, pick_device, pick_precision, place, to_uint8
 from namap.training import Batch, Run, Update, train
+
+from ..cells import affordable_images
 
 SETTLING_IMAGES, SETTLING_BATCH = 2000, 100
 
@@ -108,31 +109,16 @@ def train_rival(
     """
     channels = max(x.channels, y.channels)
     x, y, queries = (d.resized(x.size, channels) for d in (x, y, queries))
-    images = budgeted_images(kind, x, y, seconds, home, settings)
+    probe = replace(y, images=y.images[: 64 * kind.batch_size], labels=None)
+
+    def try_out(count: int) -> list[Row]:
+        return train(kind(x, y, 0, **settings), probe, Run(count, kind.batch_size, quiet=True))
+
+    images = affordable_images(home, seconds, kind.batch_size, try_out, (6, 36))
     rival = kind(x, y, seed, **settings)
     train(rival, y, Run(images, kind.batch_size, seed, label=f"training {kind.name}"), home)
     settle(rival, y)
     return answer(rival, queries), images
-
-
-def budgeted_images(
-    kind: type[Rival], x: ImageDomain, y: ImageDomain, seconds: float, home: Path, settings: dict[str, Any]
-) -> int:
-    """Images that fit `seconds` of processor time, measured once and kept, so that a killed run goes on."""
-    record = home / "budget.txt"
-    if record.exists():
-        return int(record.read_text())
-    times = []
-    probe = replace(y, images=y.images[: 64 * kind.batch_size], labels=None)
-    for steps in (6, 36):
-        run = Run(steps * kind.batch_size, kind.batch_size, quiet=True)
-        started = time.process_time()
-        train(kind(x, y, 0, **settings), probe, run)
-        times.append(time.process_time() - started)
-    images = max(1, int(seconds / max((times[1] - times[0]) / 30, 1e-3))) * kind.batch_size
-    home.mkdir(parents=True, exist_ok=True)
-    record.write_text(str(images))
-    return images
 
 
 @torch.no_grad()

@@ -14,9 +14,11 @@ import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
 
 from namap import ImageDomain, match
-from namap.matching import synthesise
+from namap.descriptors import Descriptor, describe_pair
+from namap.matches import Recipe
+from namap.matching import load_pair, make_features, synthesise
 from namap.networks import VGGFeatures
-from namap.tensors import from_numpy
+from namap.tensors import from_numpy, pick_device
 
 from ..scene import Answer, Experiment, Row, Scene, Sources
 
@@ -96,6 +98,14 @@ def cells(network: VGGFeatures, images: np.ndarray) -> torch.Tensor:
     return torch.cat([F.normalize(F.adaptive_avg_pool2d(b, 8).flatten(1), dim=1) for b in blocks], 1)
 
 
+def by_ours(scene: Scene, sides: list[ImageDomain]) -> list[torch.Tensor]:
+    """namap's own, before a T is learnt."""
+    recipe = Recipe(loss="perceptual")
+    network = make_features(recipe, None, scene.vgg.get("vgg_weights"), scene.vgg.get("vgg_input", "torchvision"))
+    describe = Descriptor(network, pick_device(), "fp32", 64, True)
+    return list(describe_pair(describe, *load_pair(*sides), recipe.rank, recipe.whitening, recipe.seed))
+
+
 def nearest(similarity: Similarity) -> np.ndarray:
     return similarity.topk(RANKED, 1).indices.numpy()
 
@@ -116,7 +126,11 @@ def assignment(similarity: Similarity) -> np.ndarray:
 
 RULES = {"nearest": nearest, "csls": csls, "assignment": assignment}
 TITLES = {"nearest": "nearest", "csls": "CSLS", "assignment": "one-to-one assignment"}
-DESCRIPTORS = {"pixels": by_pixels, "vgg": by_vgg}
+DESCRIPTORS = {
+    "pixels": (by_pixels, "pixels"),
+    "vgg": (by_vgg, "VGG features"),
+    "ours": (by_ours, "namap's descriptors"),
+}
 
 EMOJI = Experiment(
     name="emoji",
@@ -133,10 +147,8 @@ EMOJI = Experiment(
         "namap-pixels": ours("pixel"),
         "namap-inexact": ours("perceptual", inexact=True),
         **{
-            f"{rule}-{by}": baseline(
-                DESCRIPTORS[by], RULES[rule], f"{TITLES[rule]} by {by.replace('vgg', 'VGG features')}"
-            )
-            for by in DESCRIPTORS
+            f"{rule}-{by}": baseline(describe, RULES[rule], f"{TITLES[rule]} by {what}")
+            for by, (describe, what) in DESCRIPTORS.items()
             for rule in RULES
         },
     },
