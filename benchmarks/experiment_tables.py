@@ -96,12 +96,23 @@ def notes(result: Result, rows: dict[str, list[Result]]) -> list[str]:
     found = [f"Not measured yet: {'; '.join(result['missing'])}."] if result.get("missing") else []
     found += [*judge_notes(shown, "°, its median error" if "angle" in dict(result["headline"]) else "")]
     found += [runtime_note(c["measures"], c["settings"].get("encoder_width")) for c in rows.get("runtime", [])]
+    if result["name"] == "generators":
+        found.append(verdict({m: fmean(c["measures"]["kept"] for c in cells) for m, cells in rows.items()}))
     first, titles = next(iter(dict(result["headline"]).values())), result.get("rows", {})
     found += [*namap_notes(rows.get("namap", []), first)]
     found += [*budget_notes({titles.get(m, m): cells for m, cells in rows.items() if m in (*PUBLISHED, *RIVALS)})]
     if any((c["measures"].get("taken_for_x") or 0) > 0.5 for c in rows.get("copy", []) if c["measures"]):
         found.append("The classifier of X against Y takes recoloured queries for X, too: its column tells little here.")
     return [" ".join([*found, *circumstance_notes(shown)])]
+
+
+def verdict(kept: dict[str, float]) -> str:
+    """Whether generators rank as in NAM's Fig. 4, given the digits kept with each."""
+    order = sorted(kept, key=lambda kind: -kept[kind])
+    adversarial = {"dcgan", "sn-gan"} & kept.keys()
+    confirmed = adversarial == set(order[: len(adversarial)])
+    said = f"Best first: {', '.join(f'{kind} {kept[kind]:.1%}' for kind in order)}."
+    return f"{said} The paper's order, DCGAN and SN-GAN before the others, is {'' if confirmed else 'not '}confirmed."
 
 
 def judge_notes(cells: list[Result], unit: str) -> Iterator[str]:

@@ -10,7 +10,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks import tables
-from benchmarks.experiment_tables import ablation_page, check, experiment_section, spread, summary_table
+from benchmarks.experiment_tables import ablation_page, check, experiment_section, spread, summary_table, verdict
 
 from namap.errors import StorageError, UsageError
 
@@ -155,6 +155,14 @@ def test_pages_are_those_of_the_results(tmp_path, monkeypatch, result):
     with pytest.raises(UsageError, match="different configurations"):
         tables.main()
     assert not tables.RESULTS.exists()
+
+
+def test_the_order_of_generators_is_confirmed_or_not():
+    kept = {"vae-l": 0.5, "sn-gan": 0.7, "dcgan": 0.8}
+    assert verdict(kept).endswith(
+        "dcgan 80.0%, sn-gan 70.0%, vae-l 50.0%. The paper's order, DCGAN and SN-GAN before the others, is confirmed."
+    )
+    assert "not confirmed" in verdict({**kept, "vae-l": 0.75})
 
 
 def test_spread_of_nothing_of_one_and_of_two():

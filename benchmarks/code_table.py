@@ -1,6 +1,6 @@
 """NAM's table of codes with a thousand and a million rows: memory, and the time of a whole training step.
 
-python benchmarks/table.py -> benchmarks/results/table.json
+python benchmarks/code_table.py -> benchmarks/results/code_table.json
 """
 
 import json
@@ -21,7 +21,7 @@ from namap.mapping import NAM
 from namap.tensors import random_stream
 from namap.training import Loop, Run
 
-RESULT = Path(__file__).parent / "results" / "table.json"
+RESULT = Path(__file__).parent / "results" / "code_table.json"
 LATENT, BATCH, WARM, TIMED = 100, 128, 5, 40
 
 
