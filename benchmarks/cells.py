@@ -72,8 +72,9 @@ def run_cell_apart(arguments: list[str], cell: Path, wanted: dict[str, Any], qui
 def affordable_images(
     home: Path, seconds: float, batch_size: int, train: Callable[[int], object], steps: tuple[int, int]
 ) -> int:
-    """Images that a training sees in `seconds` of processor time: timed in two short runs of it, the first of which
-    costs what every run does, and kept, so that a killed one goes on.
+    """Images that a training sees in `seconds` of processor time, once it has begun.
+
+    It is timed in two short runs, and the outcome kept: a killed training goes on to the same end.
 
     Args:
         home: the cell.

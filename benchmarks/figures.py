@@ -35,9 +35,8 @@ def draw(scene: Scene, home: Path, titles: dict[str, str], before: Strips) -> St
             x = x[shown] if len(x) == len(queries) and method != "generator" else x[:QUERIES]  # some are of the first
             strips[method] = sheet([list(x[:, k]) for k in range(min(SHOWN, x.shape[1]))], title)
         elif method in before and not (cell / "answers.npz").exists() and (cell / "result.json").exists():
-            strips[method] = titled(
-                before[method].crop((MARGIN, 0, *before[method].size)), title
-            )  # it may have another
+            tiles = before[method].crop((MARGIN, 0, *before[method].size))
+            strips[method] = titled(tiles, title)  # the one of today
     return strips
 
 
