@@ -94,6 +94,8 @@ def notes(result: Result, rows: dict[str, list[Result]]) -> list[str]:
     """Sentences below a table."""
     shown = [cell for cell in result["cells"] if cell["measures"]]
     found = [f"Not measured yet: {'; '.join(result['missing'])}."] if result.get("missing") else []
+    for method, changes in result.get("outdated", {}).items():
+        found.append(f"**`{method}` was measured with other settings than today's**: {changes}.")
     found += [*judge_notes(shown, "°, its median error" if "angle" in dict(result["headline"]) else "")]
     found += [runtime_note(c["measures"], c["settings"].get("encoder_width")) for c in rows.get("runtime", [])]
     if result["name"] == "generators":

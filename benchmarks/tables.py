@@ -9,8 +9,10 @@ from typing import Any
 
 from namap.checkpoint import read_json
 from namap.errors import StorageError
+from namap.runs import differences
 
 from .experiment_tables import ablation_page, experiment_section, in_order, spread, summary_table, verdict
+from .wanted import configuration, make_scene
 
 HERE = Path(__file__).parent
 README = HERE.parent / "README.md"
@@ -31,7 +33,18 @@ def measured(name: str) -> bool:
 def experiments() -> list[Result]:
     """Results of `namap bench`, in the papers' order."""
     found = (read_json(path) for path in sorted(FOLDER.glob("*.json")))
-    return in_order([result for result in found if "cells" in result])
+    return in_order([{**result, "outdated": outdated(result)} for result in found if "cells" in result])
+
+
+def outdated(result: Result) -> dict[str, str]:
+    """Rows of other settings than today's, and what differs."""
+    scene = make_scene(result["name"], result["data"], None)
+    changes = {}
+    for cell in result["cells"]:
+        there = cell["configuration"]
+        if changed := differences(there, configuration(scene, cell["method"], there.get("budget_min"))):
+            changes[cell["method"]] = "; ".join(changed)
+    return changes
 
 
 def figure(name: str) -> str | None:

@@ -11,6 +11,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks import tables
 from benchmarks.experiment_tables import ablation_page, check, experiment_section, spread, summary_table, verdict
+from benchmarks.wanted import configuration, make_scene
 
 from namap.errors import StorageError, UsageError
 
@@ -155,6 +156,17 @@ def test_pages_are_those_of_the_results(tmp_path, monkeypatch, result):
     with pytest.raises(UsageError, match="different configurations"):
         tables.main()
     assert not tables.RESULTS.exists()
+
+
+def test_rows_of_other_settings_than_todays_are_said(result):
+    scene = make_scene("street2digits", "reference", None)
+    for one in result["cells"]:
+        one["configuration"] = configuration(scene, one["method"], None)
+    assert tables.outdated(result) == {}
+    result["cells"][-1]["configuration"] = {**result["cells"][-1]["configuration"], "settings": {"rates": [1, 1]}}
+    result["outdated"] = tables.outdated(result)
+    words = "**`discogan` was measured with other settings than today's**: settings.rates ([1, 1], now None)."
+    assert words in "\n".join(experiment_section(result, None))
 
 
 def test_the_order_of_generators_is_confirmed_or_not():
