@@ -97,6 +97,8 @@ def take_recorded(scene: Scene, home: Path, results: Path, wanted: list[str], bu
 
     The budget that is asked for is that of the wanted rows: others keep the one that they were measured with.
     """
+    for place in list(home.glob("*/result.json")):
+        forget_recorded(place.parent)  # taken when another row was wanted, or under other settings
     path = results / f"{results_name(scene)}.json"
     recorded = read_json(path) if path.exists() else {}
     if other := differing(recorded.get("files", {}), scene.digests()):
@@ -106,8 +108,6 @@ def take_recorded(scene: Scene, home: Path, results: Path, wanted: list[str], bu
         method, there = cell["method"], cell["configuration"]["budget_min"]
         seed = own_seed(scene.experiment, method, cell["seed"])
         place = home / f"{method}-{seed}"
-        if method in wanted and there != budget_min:
-            forget_recorded(place)  # taken when another row was wanted
         if place.exists():
             continue
         if is_todays(scene, cell, budget_min if method in wanted else there):

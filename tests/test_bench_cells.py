@@ -53,6 +53,10 @@ def test_rows_that_the_results_have_are_not_measured_again(tmp_path, capsys):
     write_json(tmp_path / "handwriting2print.json", {"cells": cells})
     runner.take_recorded(scene, home, tmp_path, ["copy"], None)
     assert {p.parent.name for p in home.glob("*/result.json")} == {"generator-0", "copy-0"}
+    (home / "copy-7").mkdir()
+    write_json(home / "copy-7" / "result.json", cells[1])  # that an earlier version took over
+    runner.take_recorded(scene, home, tmp_path, ["copy"], None)
+    assert not (home / "copy-7").exists()
     assert "nearest-0: left out, as it is of another configuration: solutions (99, now" in capsys.readouterr().err
     summary = runner.run_bench("handwriting2print", [0], ["copy"], None, "reference", None, runs, tmp_path)
     assert [(c["method"], c["measures"]["kept"]) for c in summary["cells"]] == [("generator", None), ("copy", 0.5)]
