@@ -131,7 +131,7 @@ def judge_notes(cells: list[Result], unit: str) -> Iterator[str]:
         yield f"The judge{'s' * (len(judged) > 1)} on held-out real X: {'; '.join(said)}."
     sure = [c["measures"].get("confidence_on_samples") for c in cells]
     if known := [v for v in sure if v is not None]:
-        yield f"Its mean confidence on samples of G: {fmean(known):.1%}."
+        yield f"Mean confidence on samples of G: {fmean(known):.1%}."
 
 
 def namap_notes(cells: list[Result], measure: str) -> Iterator[str]:

@@ -1,6 +1,7 @@
 """Judges of the experiments on answers whose score is known."""
 
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -51,6 +52,8 @@ def test_a_training_gets_the_images_that_its_seconds_pay_for(tmp_path):
     images = cells.affordable_images(tmp_path, 2.0, 8, train, (1, 5))
     assert asked == [8, 40] and images % 8 == 0
     asked.clear()
+    started = time.process_time()
     train(images)
+    assert 0.5 < time.process_time() - started < 8
     assert cells.affordable_images(tmp_path, 99.0, 8, train, (1, 5)) == images, "timed once"
     assert len(asked) == 1
