@@ -15,7 +15,7 @@ ORDER = ["street2digits", "digits2street", "car2car", "car2car-back", "edges2sho
 ORDER += ["avatar2face", "emoji", "generators", "runtime"]
 SHARES = ("kept", "kept_by_any", "taken_for_x", "top1", "top5", "top1_small", "top5_small", "within_10_degrees")
 LOWER = ("distance", "best_distance", "angle", "kid")  # less is better
-PUBLISHED, RIVALS = ("nam", "ae", "vae"), ("cyclegan", "discogan", "distancegan")
+PUBLISHED, RIVALS = ("nam", "ae", "vae", "vae-kl"), ("cyclegan", "discogan", "distancegan")
 MATCHERS = ("nearest-vgg", "csls-vgg", "assignment-vgg")  # of emoji
 DATA = {"reference": "the reference data", "papers": "the papers' own data"}
 
@@ -102,7 +102,11 @@ def notes(result: Result, rows: dict[str, list[Result]]) -> list[str]:
         found.append(verdict({m: fmean(c["measures"]["kept"] for c in cells) for m, cells in rows.items()}))
     first, titles = next(iter(dict(result["headline"]).values())), result.get("rows", {})
     found += [*namap_notes(rows.get("namap", []), first)]
-    found += [*budget_notes({titles.get(m, m): cells for m, cells in rows.items() if m in (*PUBLISHED, *RIVALS)})]
+    found += [
+        *budget_notes(
+            {titles.get(m, m): cells for m, cells in rows.items() if m.partition("-")[0] in (*PUBLISHED, *RIVALS)}
+        )
+    ]
     if any((c["measures"].get("taken_for_x") or 0) > 0.5 for c in rows.get("copy", []) if c["measures"]):
         found.append("The classifier of X against Y takes recoloured queries for X, too: its column tells little here.")
     return [" ".join([*found, *circumstance_notes(shown)])]
@@ -154,7 +158,7 @@ def budget_notes(rows: dict[str, list[Result]]) -> Iterator[str]:
         granted = [s for s in map(granted_seconds, cells) if s is not None]
         each.append(f"{title} {count:,.0f}" + (f" in {fmean(granted) / 60:.0f} minutes" if granted else ""))
     if each:
-        yield f"Steps that the equal budget allowed: {'; '.join(each)}. Published runs have many times more."
+        yield f"Steps that its time allowed each: {'; '.join(each)}. Published runs have many times more."
 
 
 def granted_seconds(cell: Result) -> float | None:

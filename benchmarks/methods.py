@@ -62,11 +62,16 @@ def namap(scene: Scene, seed: int, seconds: float, home: Path) -> Answer:
     return fitted(scene, seed, home, {"method": "vae", **scene.ours})
 
 
-def paper(method: str) -> Callable[[Scene, int, float, Path], Answer]:
-    """NAM, AE-NAM or VAE-NAM with the papers' losses and rates, for as long as namap's mapping took."""
+def paper(method: str, own: dict[str, Any]) -> Callable[[Scene, int, float, Path], Answer]:
+    """NAM, AE-NAM or VAE-NAM with the papers' losses and rates, for as long as namap's mapping took.
+
+    Args:
+        method: as `METHODS` calls it.
+        own: settings that are of this row alone.
+    """
 
     def run(scene: Scene, seed: int, seconds: float, home: Path) -> Answer:
-        settings: dict[str, Any] = {"method": method, "loss": "perceptual", **scene.experiment.papers}
+        settings: dict[str, Any] = {"method": method, "loss": "perceptual", **scene.experiment.papers, **own}
         settings["images"] = budgeted_images(scene, settings, seconds, home, own_generator(scene, home, seed))
         return fitted(scene, seed, home, settings)
 
@@ -190,23 +195,21 @@ def _ours(scene: Scene) -> dict[str, Any]:
     return scene.ours
 
 
-def _papers(scene: Scene) -> dict[str, Any]:
-    return scene.experiment.papers
-
-
 def _rivals(name: str) -> Callable[[Scene], dict[str, Any]]:
     return lambda scene: scene.experiment.rivals.get(name, {})
 
 
-def _paper(method: str, queries: int | None = None) -> Row:
-    title = f"{PAPERS[method]}, the papers' loss and T" + (f", {queries} queries" if queries else "")
-    return Row(paper(method), title, _papers, ("generator",), ("namap",), queries=queries)
+def _paper(method: str, more: str = "", queries: int | None = None, **own: Any) -> Row:
+    title = f"{PAPERS[method]}, the papers' loss and T{more}"
+    return Row(
+        paper(method, own), title, lambda s: s.experiment.papers | own, ("generator",), ("namap",), queries=queries
+    )
 
 
 GENERATOR = Row(generator, "samples of G")
 ROWS: dict[str, Row] = {
     "generator": GENERATOR,
-    "nam": _paper("nam", NAM_QUERIES),
+    "nam": _paper("nam", f", {NAM_QUERIES} queries", NAM_QUERIES),
     "ae": _paper("ae"),
     "vae": _paper("vae"),
     "namap": Row(namap, "namap", _ours, ("generator",)),
@@ -220,14 +223,14 @@ ROWS: dict[str, Row] = {
 }
 
 
-# Of namap without a part of it; each stands below namap's row.
-ONE_PASS = {"one-pass": Row(one_pass, "namap, one pass alone", _ours, ("namap",))}
+# Rows of some experiments, by the row that each stands below.
+ONE_PASS = {"namap": {"one-pass": Row(one_pass, "namap, one pass alone", _ours, ("namap",))}}
 WITHOUT_VOTE = {
-    "without-vote": Row(without_vote, "namap, without the vote", lambda s: s.ours | NO_VOTE, ("generator",))
+    "namap": {"without-vote": Row(without_vote, "namap, without the vote", lambda s: s.ours | NO_VOTE, ("generator",))}
 }
+WITH_KL = {"vae": {"vae-kl": _paper("vae", ", with its KL term", beta=default_recipe().beta)}}
 
 
-def rows_with(part: dict[str, Row]) -> dict[str, Row]:
-    """The rows of every translation, and below namap's that of a part of it."""
-    after = list(ROWS).index("namap") + 1
-    return dict([*list(ROWS.items())[:after], *part.items(), *list(ROWS.items())[after:]])
+def rows_with(more: dict[str, dict[str, Row]]) -> dict[str, Row]:
+    """The rows of every translation, and below some of them others."""
+    return {key: row for name in ROWS for key, row in {name: ROWS[name], **more.get(name, {})}.items()}

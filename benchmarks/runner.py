@@ -28,7 +28,6 @@ from .cells import circumstances, cost, finished, processor, run_cell_apart
 from .experiment_tables import SHARES, spread
 from .figures import cut, draw, stack
 from .judging import EACH
-from .methods import RIVALS
 from .scene import REFINE, Answer, Row, Scene
 from .wanted import LONGER, as_wanted, configuration, find_row, in_order, make_scene, own_seed, rows_of, seeds_of
 
@@ -65,7 +64,7 @@ def run_bench(
         budget_min = QUICK_MINUTES
     wanted = methods or list(rows_of(scene.experiment))
     if rival_budget != 1:
-        wanted += [f"{method}-{rival_budget:g}x" for method in wanted if method in RIVALS]
+        wanted += [f"{method}-{rival_budget:g}x" for method in wanted if find_row(scene.experiment, method).budget_of]
     home = open_cells(scene, runs)
     if not quick:
         take_recorded(scene, home, results, wanted, budget_min)

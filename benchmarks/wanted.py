@@ -10,10 +10,10 @@ from namap.errors import UsageError
 from namap.settings import make_settings
 
 from .experiments import EXPERIMENTS
-from .methods import RIVALS, ROWS
+from .methods import ROWS
 from .scene import Experiment, Row, Scene, find_root
 
-LONGER = re.compile(r"(.+)-([0-9.]+)x")  # a rival's row with a multiple of the equal budget
+LONGER = re.compile(r"(.+)-([0-9.]+)x")  # a row with a multiple of the equal budget
 
 
 def rows_of(experiment: Experiment) -> dict[str, Row]:
@@ -33,7 +33,7 @@ def find_row(experiment: Experiment, method: str) -> Row:
     """
     rows = rows_of(experiment)
     base, factor = found.groups() if (found := LONGER.fullmatch(method)) else (method, "1")
-    if base not in rows or (base != method and base not in RIVALS):
+    if base not in rows or (base != method and not rows[base].budget_of):
         raise UsageError(f"--method {method}: unknown; use {', '.join(rows)}")
     return rows[base] if base == method else longer(rows[base], float(factor))
 

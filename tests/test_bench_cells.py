@@ -32,12 +32,15 @@ def test_a_cell_of_another_configuration_is_never_mixed_in(tmp_path):
         runner.finished(cell, wanted)
 
 
-def test_rows_come_after_what_they_build_on_and_rivals_may_get_more_time():
+def test_rows_come_after_what_they_build_on_and_some_may_get_more_time():
     experiment = EXPERIMENTS["street2digits"]
     assert runner.in_order(experiment, ["cyclegan-5x", "vae"]) == ["generator", "namap", "cyclegan-5x", "vae"]
     assert runner.in_order(experiment, ["cyclegan", "vae"], own_budget=False) == ["cyclegan", "generator", "vae"]
     longer = runner.find_row(experiment, "cyclegan-5x")
     assert runner.budget(longer, Path(), 0, 2.0) == 600 and longer.title.endswith("5× the time")
+    assert runner.find_row(experiment, "vae-kl-5x").settings(runner.make_scene("street2digits", "reference", None)) == {
+        "beta": 1e-3
+    }
     with pytest.raises(UsageError, match="namap-5x: unknown"):
         runner.find_row(experiment, "namap-5x")
 

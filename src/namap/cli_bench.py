@@ -22,11 +22,14 @@ def bench(
     ] = None,
     budget_min: Annotated[
         float | None,
-        typer.Option(min=0.01, help="Minutes of processor time for each rival; default: what namap's row took."),
+        typer.Option(
+            min=0.01,
+            help="Minutes of processor time for rivals and the papers' methods; default: what namap's row took.",
+        ),
     ] = None,
     rival_budget: Annotated[
         float,
-        typer.Option(min=0.1, help="Also give each rival so many times its equal budget, as a row of its own, e.g. 5."),
+        typer.Option(min=0.1, help="Also give these so many times that, as rows of their own, e.g. 5."),
     ] = 1.0,
     data: Annotated[str, typer.Option(help="reference, or papers: MNIST, SVHN, edges2shoes, …")] = "reference",
     data_root: Annotated[
