@@ -165,6 +165,13 @@ def test_tiny_images_and_unknown_settings_are_refused(digits):
         match(digits, digits, rigde=1)
 
 
+def test_more_pairs_than_there_is_memory_for_are_refused_before_any_work(folders, tmp_path, monkeypatch):
+    monkeypatch.setattr("namap.matching.MEMORY", 100)
+    with pytest.raises(DataError, match="matching 30 queries with 30 images"):
+        run_matching(*folders, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_constant_images_do_no_harm():
     flat = ImageDomain.from_array(np.full((5, 1, 32, 32), 255, np.uint8))
     result = match(flat, flat)

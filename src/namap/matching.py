@@ -33,6 +33,7 @@ from tqdm import tqdm
 from . import checkpoint
 from .analogies import Analogies, own_answers, refuse_foreign, remove_answers
 from .data import ImageDomain, load_domain
+from .data.room import MEMORY
 from .descriptors import Descriptor, describe_pair
 from .errors import DataError, UsageError
 from .files import storage_errors
@@ -46,6 +47,7 @@ from .tensors import from_numpy, pick_device, pick_precision, to_uint8
 
 BLOCKS = 4  # of VGG in a descriptor
 RANKED = 10  # candidates kept in order for each query
+SHARE = 0.8  # of the memory, at most, for M
 LEVEL = 1.0  # an extra coordinate that centring took away; with it the free rows of Eq. 2 keep the brightness
 
 
@@ -86,7 +88,7 @@ def match(
         `Matches`: M or alpha `[n m]`, the best x of each query, their losses, and T.
 
     Raises:
-        DataError: an empty set, or images of less than 8 pixels a side.
+        DataError: an empty set, images of less than 8 pixels a side, or more of both than M has memory for.
         UsageError: an unknown setting, or weights that are not there.
 
     Examples:
@@ -126,10 +128,16 @@ def load_pair(
     """Both sets at one size and number of channels.
 
     Raises:
-        DataError: an empty set, or images of less than 8 pixels a side.
+        DataError: an empty set, images of less than 8 pixels a side, or more of both than M has memory for.
     """
     of_x = load_domain(x, size)
     of_y = load_domain(y, size or of_x.size)
+    needed = 4 * len(of_x) * len(of_y)
+    if needed > SHARE * MEMORY:
+        raise DataError(
+            f"{of_y.source}: matching {len(of_y)} queries with {len(of_x)} images keeps a weight for each pair, "
+            f"{needed / 1e9:.0f} GB of memory where there are {MEMORY / 1e9:.0f}; match fewer at a time"
+        )
     if of_x.size < 8:
         raise DataError(f"{of_x.source}: images of {of_x.size} pixels a side; matching needs 8 (--size)")
     channels = max(of_x.channels, of_y.channels)
