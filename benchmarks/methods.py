@@ -19,7 +19,7 @@ from namap.losses import Reconstruction, l2
 from namap.mapping import METHODS, Mapping
 from namap.recipes import default_recipe
 from namap.runs import read_log
-from namap.solving import optimise_codes
+from namap.solving import CodeSearch
 from namap.tensors import autocast, from_numpy, pick_precision, random_stream, to_uint8
 
 from .baselines import RIVALS, train_rival
@@ -186,7 +186,8 @@ def bound(scene: Scene, seed: int, seconds: float, home: Path) -> Answer:
         rng = random_stream(seed, start, device=device)
         starts = torch.randn(len(y), starts_of_each, g.latent_dim, generator=rng, device=device)
         with autocast(device, pick_precision("auto", device)):
-            _, losses, x = optimise_codes(g, torch.nn.Identity(), Reconstruction(l2), y, starts, steps, 0.05, 1e-4)
+            identity, how = torch.nn.Identity(), {"rate": 0.05, "prior_weight": 1e-4}
+            _, losses, x = CodeSearch(g, identity, Reconstruction(l2), y, starts, steps, **how).run()
         parts.append(x[torch.arange(len(y)), losses.argmin(1)])
     return Answer(to_uint8(torch.cat(parts)).cpu().numpy()[:, None], "x_test")
 

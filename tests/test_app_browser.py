@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from namap import Mapping
 from namap.app import sharing, views
 from namap.pictures import encode_png
 from test_app_zips import make_zip
@@ -97,7 +98,7 @@ def test_a_query_is_translated_and_walked(page, picture, tmp_path):
 @pytest.fixture
 def gate(monkeypatch):
     """Every search waits for it after twenty of its iterations, and none has converged before."""
-    monkeypatch.setattr(views, "CodeSearch", functools.partial(views.CodeSearch, tolerance=0.0))
+    monkeypatch.setattr(Mapping, "search", functools.partialmethod(Mapping.search, tolerance=0.0))
     opened, solve = threading.Event(), views.solve
 
     def waiting(*given):

@@ -12,7 +12,7 @@ from namap.losses import Reconstruction, l2, share_of_copies
 from namap.mapping import AENAM, METHODS, NAM, VAENAM, Mapping
 from namap.networks import CodeTable, EarnedMapper
 from namap.runs import read_log
-from namap.solving import optimise_codes
+from namap.solving import CodeSearch
 from namap.tensors import from_numpy, random_stream
 
 SMALL = {"images": 640, "batch_size": 32, "encoder_width": 8, "filters": 4, "precision": "fp32"}
@@ -110,8 +110,8 @@ def test_equation_6_recovers_the_code_of_a_generated_image(generator):
     y = generator(truth[:, 0]).detach()
     starts = truth + 0.3 * torch.randn(truth.shape, generator=random_stream(4))
     reconstruction, identity = Reconstruction(l2), torch.nn.Identity()
-    z0, before, _ = optimise_codes(generator, identity, reconstruction, y, starts, steps=0)
-    z, after, x = optimise_codes(generator, identity, reconstruction, y, starts, steps=150)
+    z0, before, _ = CodeSearch(generator, identity, reconstruction, y, starts, steps=0).run()
+    z, after, x = CodeSearch(generator, identity, reconstruction, y, starts, steps=150).run()
     assert torch.equal(z0, starts)
     torch.testing.assert_close(x[:, 0], generator(z[:, 0]))
     assert (after < before / 20).all()
@@ -137,7 +137,7 @@ def search(mapping, queries, steps=120, solutions=1, **options):
         starts = mapping.fitted_codes.starts(y, solutions, random_stream(1))
         spread = mapping.fitted_codes.spread(y)
     networks = (mapping.generator, mapping.mapper, reconstruction)
-    z, losses, _ = optimise_codes(*networks, y, starts, steps, 0.03, 1e-3, spread, **options)
+    z, losses, _ = CodeSearch(*networks, y, starts, steps, prior_weight=1e-3, spread=spread, **options).run()
     assert reconstruction.widest <= max(options.get("batch_size", 64), z.shape[0] * solutions)
     return z, losses, reconstruction.seen
 

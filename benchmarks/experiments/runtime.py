@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from namap.mapping import VAENAM, Mapping
-from namap.solving import optimise_codes
+from namap.solving import CodeSearch
 from namap.tensors import autocast, from_numpy, random_stream, to_uint8
 
 from ..methods import GENERATOR, NAM_STEPS, own_generator
@@ -55,7 +55,7 @@ class Stopwatch:
         mapping = self.mapping
         with autocast(mapping.device, mapping.precision):
             networks = (mapping.generator, mapping.mapper, self.reconstruction)
-            _, losses, x = optimise_codes(*networks, self.y, start, steps, mapping.recipe.code_rate)
+            _, losses, x = CodeSearch(*networks, self.y, start, steps, rate=mapping.recipe.code_rate).run()
         return float(losses.mean()), to_uint8(x[:, 0]).cpu().numpy()
 
 

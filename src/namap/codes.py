@@ -31,6 +31,7 @@ class QueryTable(CodeTable):
     """NAM: one code per training query, learnt directly (NAM Eq. 3)."""
 
     refine: ClassVar[int] = 200  # iterations of Eq. 6 unless told otherwise: a new query has no code before them
+    several: ClassVar[bool] = True  # whether a query has several solutions
     norm_weight: ClassVar[float] = 1.0  # times beta: of 1/2 ||z||^2 where a code is optimised
 
     def forward(self, index: Int[Tensor, " b"], y: Images, rng: torch.Generator) -> tuple[Codes, Codes]:
@@ -58,6 +59,7 @@ class PointEncoder(nn.Module):
     """
 
     refine: ClassVar[int] = 0  # one pass
+    several: ClassVar[bool] = False
     norm_weight: ClassVar[float] = 1.0  # as in NAM
 
     def __init__(self, channels: int, image_size: int, latent_dim: int, width: int = 64):
@@ -113,6 +115,7 @@ class GaussianEncoder(nn.Module):
     """
 
     refine: ClassVar[int] = 0  # one pass
+    several: ClassVar[bool] = True
     norm_weight: ClassVar[float] = 1.0  # as in NAM
 
     def __init__(self, channels: int, image_size: int, latent_dim: int, width: int = 64):

@@ -22,7 +22,7 @@ from .mapping import AENAM, NAM, Mapping
 from .recipes import make_recipe
 from .runs import Row, occupied
 from .settings import MAX_SEED, make_settings
-from .solving import optimise_codes
+from .solving import CodeSearch
 from .tensors import Codes, autocast, from_numpy, place
 from .training import Batch, Run, Update, identity, late_decay, train
 
@@ -209,5 +209,6 @@ def compare(mapping: NAM, result: AENAM, queries: ImageDomain, z: Codes, seed: i
         totals["chance"] += mapping.solve(images, DRAWS, refine=0, seed=seed)[2].mean(1).sum()
         with autocast(mapping.device, mapping.precision):
             known = z[start : start + 128, None]
-            totals["table"] += optimise_codes(*networks, from_numpy(images, mapping.device), known, 0)[1].sum().item()
+            search = CodeSearch(*networks, from_numpy(images, mapping.device), known, 0)
+            totals["table"] += search.result()[1].sum().item()
     return {name: float(total / len(queries)) for name, total in totals.items()}

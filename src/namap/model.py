@@ -17,7 +17,7 @@ from .losses import Reconstruction
 from .networks.crn import match_channels
 from .networks.vgg import Convention
 from .recipes import Method, Recipe, complete_recipe
-from .solving import optimise_codes, scored_at_once
+from .solving import CodeSearch, scored_at_once
 from .tensors import Images, XImages, autocast, from_numpy, pick_device, pick_precision, place, random_stream, to_uint8
 
 M = TypeVar("M", bound="Model")
@@ -112,23 +112,48 @@ class Model:
         tolerance: float = 1e-3,
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Analogies of one batch of prepared queries: uint8 `[b k c h w]`, codes `[b k d]`, losses `[b k]`."""
+        search = self.search(from_numpy(queries, self.device), solutions, refine, seed, temperature, tolerance)
+        with autocast(self.device, self.precision):
+            z, losses, x = search.run(quiet)
+            if self.recipe.warp:
+                parts = z.flatten(0, 1).split(scored_at_once(self.generator))
+                x = torch.cat([self.generator.picture(part) for part in parts]).unflatten(0, z.shape[:2])
+        return to_uint8(x).cpu().numpy(), z.cpu().numpy(), losses.cpu().numpy()
+
+    def search(
+        self,
+        y: Images,
+        solutions: int = 1,
+        refine: int | None = None,
+        seed: int = 0,
+        temperature: float = 1.0,
+        tolerance: float = 1e-3,
+    ) -> CodeSearch:
+        """The search for the codes of prepared queries y, `[b c h w]` in [-1, 1], not yet begun: NAM Eq. 6.
+
+        Raises:
+            UsageError: not fitted yet, a number out of its bounds, or several solutions of a method that has one.
+        """
         if solutions < 1 or (refine is not None and refine < 0):
             raise UsageError(f"solutions={solutions}, refine={refine}: use 1 or more, and 0 or more")
         if not (0 <= temperature < math.inf and 0 <= tolerance < math.inf):
             raise UsageError(f"temperature={temperature}, tolerance={tolerance}: use numbers of 0 or more")
-        y, recipe, source = from_numpy(queries, self.device), self.recipe, self.fitted_codes
-        steps, weight = source.refine if refine is None else refine, recipe.beta * source.norm_weight
-        with autocast(self.device, self.precision):
-            with torch.no_grad():
-                rng = random_stream(seed, device=self.device)
-                starts = source.starts(y, solutions, rng, temperature)
-                spread = self.refine_spread(y) if steps else None
-            given = (self.generator, self.mapper, self.make_reconstruction(), y, starts)
-            z, losses, x = optimise_codes(*given, steps, recipe.code_rate, weight, spread, quiet, tolerance)
-            if recipe.warp:
-                parts = z.flatten(0, 1).split(scored_at_once(self.generator))
-                x = torch.cat([self.generator.picture(part) for part in parts]).unflatten(0, z.shape[:2])
-        return to_uint8(x).cpu().numpy(), z.cpu().numpy(), losses.cpu().numpy()
+        recipe, source = self.recipe, self.fitted_codes
+        steps = source.refine if refine is None else refine
+        with autocast(self.device, self.precision), torch.no_grad():
+            starts = source.starts(y, solutions, random_stream(seed, device=self.device), temperature)
+            return CodeSearch(
+                self.generator,
+                self.mapper,
+                self.make_reconstruction(),
+                y,
+                starts,
+                steps,
+                rate=recipe.code_rate,
+                prior_weight=recipe.beta * source.norm_weight,
+                spread=self.refine_spread(y) if steps else None,
+                tolerance=tolerance,
+            )
 
     def refine_spread(self, y: Images) -> Float[Tensor, "b d"] | None:
         """Standard deviation of the noise under which the codes of y are optimised, `[b d]`; None: without noise."""

@@ -57,6 +57,7 @@ class CodeSearch:
         y: Images,
         starts: Float[Tensor, "b k d"],
         steps: int,
+        *,
         rate: float = 0.03,
         prior_weight: float = 0.0,
         spread: Float[Tensor, "b d"] | None = None,
@@ -143,6 +144,17 @@ class CodeSearch:
             self.known = [known[~ended] for known in self.known]
             self.admit(int(ended.sum()))
 
+    def run(
+        self, quiet: bool = True
+    ) -> tuple[Float[Tensor, "b k d"], Float[Tensor, "b k"], Float[Tensor, "b k cx h w"]]:
+        """All iterations that are left, and the `result`; `quiet`: no progress bar."""
+        hidden = True if quiet or self.finished else None
+        with tqdm(unit="step", desc="optimising codes", leave=False, disable=hidden) as bar:
+            while not self.finished:
+                self.advance(1)
+                bar.update()
+        return self.result()
+
     @torch.no_grad()
     def result(self) -> tuple[Float[Tensor, "b k d"], Float[Tensor, "b k"], Float[Tensor, "b k cx h w"]]:
         """Codes so far, their reconstruction losses, without noise and prior, and their images G(z)."""
@@ -168,31 +180,3 @@ def adam(
     mean, square = torch.lerp(gradient, mean, BETAS[0]), torch.lerp(gradient.square(), square, BETAS[1])
     first, second = (moment / (1 - beta ** count[:, None]) for moment, beta in zip((mean, square), BETAS, strict=True))
     return first / (second.sqrt() + EPSILON), mean, square
-
-
-def optimise_codes(
-    generator: Generator,
-    mapper: nn.Module,
-    reconstruction: Reconstruction,
-    y: Images,
-    starts: Float[Tensor, "b k d"],
-    steps: int,
-    rate: float = 0.03,
-    prior_weight: float = 0.0,
-    spread: Float[Tensor, "b d"] | None = None,
-    quiet: bool = True,
-    tolerance: float = 1e-3,
-    batch_size: int = 64,
-) -> tuple[Float[Tensor, "b k d"], Float[Tensor, "b k"], Float[Tensor, "b k cx h w"]]:
-    """All iterations of a `CodeSearch`, which says what is minimised and of what; `quiet`: no progress bar.
-
-    Returns:
-        Codes `[b k d]`, their reconstruction losses `[b k]`, without noise and prior, and their images G(z).
-    """
-    how = (rate, prior_weight, spread, tolerance, batch_size)
-    search = CodeSearch(generator, mapper, reconstruction, y, starts, steps, *how)
-    with tqdm(unit="step", desc="optimising codes", leave=False, disable=True if quiet or not steps else None) as bar:
-        while not search.finished:
-            search.advance(1)
-            bar.update()
-    return search.result()

@@ -25,8 +25,7 @@ from .logs import Log
 from .mapping import METHODS, Mapping
 from .networks import VGGFeatures
 from .recipes import default_recipe
-from .solving import CodeSearch
-from .tensors import autocast, from_numpy, pick_device, pick_precision, random_stream
+from .tensors import autocast, from_numpy, pick_device, pick_precision
 from .training import Loop, Run, Task
 
 CHANNELS_LAST, NCHW = torch.channels_last, torch.contiguous_format
@@ -243,9 +242,7 @@ def iteration(setting: Setting) -> Work:
     mapping = make_mapping(setting, domain)
     mapping.eval()
     y = from_numpy(domain.images[: setting.batch]).contiguous(memory_format=setting.layout)
-    starts = mapping.fitted_codes.starts(y, 1, random_stream(0))
-    networks = (mapping.generator, mapping.mapper, mapping.make_reconstruction())
-    search = CodeSearch(*networks, y, starts, 1000, tolerance=0.0)
+    search = mapping.search(y, refine=1000, tolerance=0.0)
 
     def advance() -> None:
         with autocast(mapping.device, setting.precision):

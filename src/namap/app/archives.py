@@ -16,7 +16,7 @@ from ..data.folders import unique_names
 from ..errors import DataError
 from ..mapping import Mapping
 from ..pictures import encode_png
-from .views import Explorer, Image, Settings, finish, has_several, start_search, targets
+from .views import Explorer, Image, Settings, finish, start_search, targets
 
 MAX_FILES = 500
 MAX_UNPACKED = 200_000_000  # bytes
@@ -99,7 +99,7 @@ def translate_archive(
         DataError: as `read_pictures`.
     """
     mapping = explorer.model(model)
-    solutions = settings.solutions if has_several(mapping) else 1
+    solutions = settings.solutions if mapping.fitted_codes.several else 1
     with explorer.zips:
         names, images, skipped = read_pictures(mapping, path)
         outputs = [file_names(name, solutions) for name in unique_names(names)]

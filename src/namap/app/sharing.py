@@ -13,7 +13,7 @@ from pydantic.dataclasses import dataclass
 
 from ..errors import DataError, UsageError
 from ..pictures import encode_png
-from .views import DIRECTIONS, Explorer, Settings, View, decode, has_several, read_query, shown_code
+from .views import DIRECTIONS, Explorer, Settings, View, decode, read_query, shown_code
 
 MAX_BYTES = 10_000_000
 
@@ -97,7 +97,7 @@ def restore(explorer: Explorer, text: str | bytes) -> View:
     count = len(shared.codes)
     vectors = [*shared.codes, *(p for p in shared.pins if p is not None)]
     sound = all(len(v) == mapping.latent_dim for v in vectors) and len(shared.losses) == count
-    if not sound or shared.chosen >= count or (count > 1 and not has_several(mapping)):
+    if not sound or shared.chosen >= count or (count > 1 and not mapping.fitted_codes.several):
         raise DataError(f"this view does not fit model {shared.model!r}: other codes than its {mapping.latent_dim}")
     pins = tuple(None if p is None else np.array(p, np.float32) for p in shared.pins)
     numbers = (np.array(shared.codes, np.float32), np.array(shared.losses, np.float32))

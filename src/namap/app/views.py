@@ -18,7 +18,7 @@ from ..errors import DataError, UsageError
 from ..exploring import losses_of, picture, spread_directions
 from ..mapping import Mapping
 from ..solving import CodeSearch
-from ..tensors import autocast, from_numpy, random_stream, to_uint8
+from ..tensors import autocast, from_numpy, to_uint8
 
 DIRECTIONS = 6
 STRIP = 9  # images from one pinned solution to the other
@@ -206,23 +206,12 @@ def targets(mapping: Mapping, queries: Sheet) -> torch.Tensor:
 
 
 def start_search(mapping: Mapping, y: torch.Tensor, settings: Settings) -> CodeSearch:
-    """The search of Eq. 6 that `Mapping.translate` makes with these settings, not yet begun.
+    """The search that `Mapping.translate` makes with these settings, not yet begun.
 
     A method with one solution per query gets one.
     """
-    source, recipe = mapping.fitted_codes, mapping.recipe
-    steps = source.refine if settings.refine is None else settings.refine
-    solutions = settings.solutions if has_several(mapping) else 1
-    with autocast(mapping.device, mapping.precision), torch.no_grad():
-        starts = source.starts(y, solutions, random_stream(settings.seed, device=y.device), settings.temperature)
-        networks = (mapping.generator, mapping.mapper, mapping.make_reconstruction())
-        weight = recipe.beta * source.norm_weight
-        return CodeSearch(*networks, y, starts, steps, recipe.code_rate, weight, mapping.refine_spread(y))
-
-
-def has_several(mapping: Mapping) -> bool:
-    """Whether a query has several solutions in this method."""
-    return mapping.method in ("vae", "nam")
+    solutions = settings.solutions if mapping.fitted_codes.several else 1
+    return mapping.search(y, solutions, settings.refine, settings.seed, settings.temperature)
 
 
 def solve(explorer: Explorer, name: str, query: Image, settings: Settings) -> Iterator[tuple[View, int, int]]:
@@ -276,7 +265,7 @@ def decode(explorer: Explorer, name: str, query: Image, codes: Float[np.ndarray,
 def axes(explorer: Explorer, view: View) -> Float[np.ndarray, "m d"]:
     """A standard deviation along each direction of largest spread; none where a query has one solution."""
     mapping = explorer.model(view.model)
-    if not has_several(mapping) or (mapping.method == "nam" and len(view.codes) < 2):
+    if not mapping.fitted_codes.several or (mapping.method == "nam" and len(view.codes) < 2):
         return np.zeros((0, mapping.latent_dim), np.float32)
     with explorer.lock, torch.no_grad(), autocast(mapping.device, mapping.precision):
         codes = torch.from_numpy(view.codes).to(mapping.device)

@@ -75,7 +75,7 @@ def report_runs(
             domains[shape] = _read(source, shape, None if data else home, quiet).some(count)
         domain = domains[shape]
         started = time.monotonic()
-        found = mapping.translate(domain, solutions if mapping.method in ("vae", "nam") else 1, quiet=quiet)
+        found = mapping.translate(domain, solutions if mapping.fitted_codes.several else 1, quiet=quiet)
         seconds = time.monotonic() - started
         judge = _judge(home, classifier, domain, options.get("device", "auto"))
         kept = None if judge is None else evaluate_kept(mapping, domain, judge, found)
