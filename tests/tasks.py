@@ -6,17 +6,17 @@ import signal
 import torch
 from torch import nn
 
-from namap.training import Run, Update
+from namap.training import Run, Task, Update
 
 
-class Autoencoder:
+class Autoencoder(Task):
     """The smallest real task: a linear autoencoder with noise and two optimizers, one of them row-wise."""
 
     def __init__(self, break_at: tuple[int, ...] = (), stop_at: int | None = None):
         torch.manual_seed(0)
         self.net, self.bias = nn.Linear(64, 64), nn.Embedding(40, 64, sparse=True)
-        self.modules: dict[str, nn.Module] = {"net": self.net, "bias": self.bias}
-        self.optimizers: dict[str, torch.optim.Optimizer] = {
+        self.modules = {"net": self.net, "bias": self.bias}
+        self.optimizers = {
             "net": torch.optim.Adam(self.net.parameters(), 1e-2),
             "bias": torch.optim.SparseAdam(list(self.bias.parameters()), 1e-2),
         }

@@ -3,7 +3,6 @@
 Both domains get the same number of channels. A rival says which networks it has and what their losses are.
 """
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,14 +15,14 @@ from namap.data import ImageDomain
 from namap.data.order import batch_index
 from namap.runs import Row
 from namap.tensors import Images, autocast, from_numpy, pick_device, pick_precision, place, to_uint8
-from namap.training import Batch, Run, Update, train
+from namap.training import Batch, Run, Task, train
 
 from ..cells import affordable_images
 
 SETTLING_IMAGES, SETTLING_BATCH = 2000, 100
 
 
-class Rival:
+class Rival(Task):
     """A pair of translators X <-> Y and a critic of each domain, as a task of the training loop.
 
     Args:
@@ -50,12 +49,12 @@ class Rival:
             network.to(memory_format=self.layout)
         self.to_x, self.to_y = networks["to_x"], networks["to_y"]
         self.critic_x, self.critic_y = networks["critic_x"], networks["critic_y"]
-        self.modules: dict[str, nn.Module] = networks
-        self.optimizers: dict[str, torch.optim.Optimizer] = {
+        self.modules = networks
+        self.optimizers = {
             "translators": self.adam(self.to_x, self.to_y),
             "critics": self.adam(self.critic_x, self.critic_y),
         }
-        self.config: dict[str, Any] = {"rival": self.name, "x": x.fingerprint, **settings}
+        self.config = {"rival": self.name, "x": x.fingerprint, **settings}
 
     def adam(self, *modules: nn.Module) -> torch.optim.Adam:
         parameters = [p for module in modules for p in module.parameters()]
@@ -67,17 +66,6 @@ class Rival:
 
     def learning_rate(self, progress: float) -> float:
         return 1.0
-
-    def after_step(self, step: int) -> None: ...
-
-    def concern(self, row: Row) -> str:
-        return ""
-
-    def pictures(self) -> list[torch.Tensor]:
-        return []
-
-    def updates(self, batch: Batch) -> Iterator[Update]:
-        raise NotImplementedError
 
     def draw_x(self, batch: Batch) -> Images:
         """As many images of X as of Y, in an order of their own."""

@@ -9,10 +9,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from .tensors import Images
-from .training import Batch, Update
+from .training import Batch, Task, Update
 
 
-class ClassifierTask:
+class ClassifierTask(Task):
     """Cross-entropy with label smoothing, on `views` of the images, under a one-cycle rate.
 
     Args:
@@ -30,10 +30,10 @@ class ClassifierTask:
         learning_rate: float = 2e-3,
     ):
         self.network, self.views = network, views or jitter
-        self.modules: dict[str, nn.Module] = {"network": network}
+        self.modules = {"network": network}
         optimizer = torch.optim.AdamW(network.parameters(), learning_rate, weight_decay=0.01, fused=True)
-        self.optimizers: dict[str, torch.optim.Optimizer] = {"network": optimizer}
-        self.config: dict[str, Any] = {**config, "learning_rate": learning_rate}
+        self.optimizers = {"network": optimizer}
+        self.config = {**config, "learning_rate": learning_rate}
 
     def learning_rate(self, progress: float) -> float:
         """Linear warm-up over a tenth of the run, then half a cosine."""
@@ -45,17 +45,6 @@ class ClassifierTask:
         logits = self.network(self.views(batch.images, batch.rng))
         loss = F.cross_entropy(logits, batch.labels, reduction="none", label_smoothing=0.05)
         yield Update(("network",), loss, {"loss": loss})
-
-    def after_step(self, step: int) -> None:
-        """Nothing follows a step."""
-
-    def concern(self, row: dict[str, float]) -> str:
-        """Nothing: its accuracy on held-out images is reported at the end."""
-        return ""
-
-    def pictures(self) -> list[torch.Tensor]:
-        """None: a classifier draws nothing."""
-        return []
 
 
 def jitter(images: Images, rng: torch.Generator, degrees: float = 10.0) -> Images:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
-from torch import Tensor, nn
+from torch import Tensor
 
 from . import checkpoint
 from .codes import PointEncoder, QueryTable
@@ -20,11 +20,11 @@ from .generators import Generator
 from .losses import Reconstruction
 from .mapping import AENAM, NAM, Mapping
 from .recipes import make_recipe
-from .runs import Row, occupied
+from .runs import occupied
 from .settings import MAX_SEED, make_settings
 from .solving import CodeSearch
 from .tensors import Codes, autocast, from_numpy, place
-from .training import Batch, Run, Update, identity, late_decay, train
+from .training import Batch, Run, Task, Update, identity, train
 
 DRAWS = 8  # codes from the prior that make a query's chance loss
 
@@ -52,7 +52,7 @@ class DistilRecipe:
     held_out: float = Field(default=0.1, gt=0, lt=1)
 
 
-class DistilTask:
+class DistilTask(Task):
     """reconstruction(T(G(E(y))), y) + codes * ||E(y) - z_y||^2 / d, with T, G and the table's z_y fixed.
 
     The table says where to look: a NAM has aligned the domains there, which E alone would have to find anew. The
@@ -67,17 +67,14 @@ class DistilTask:
         self.reconstruction, self.targets, self.weight = loss, cache, recipe.codes
         self.fitted = mapping.recipe
         self.near = NEAR * prior_diversity(mapping.generator, mapping.device)
-        self.modules: dict[str, nn.Module] = {"encoder": encoder}
-        self.optimizers: dict[str, torch.optim.Optimizer] = {
-            "encoder": torch.optim.Adam(encoder.parameters(), recipe.rate, fused=True)
-        }
-        self.config: dict[str, Any] = {
+        self.modules = {"encoder": encoder}
+        self.optimizers = {"encoder": torch.optim.Adam(encoder.parameters(), recipe.rate, fused=True)}
+        self.config = {
             "recipe": asdict(recipe),
             "generator": mapping.generator.identity,
             "mapper": checkpoint.digest(mapping.mapper.state_dict()),
             "codes": checkpoint.digest({"z": z}),
         }
-        self.learning_rate = late_decay
 
     def updates(self, batch: Batch) -> Iterator[Update]:
         """One step."""
@@ -89,16 +86,9 @@ class DistilTask:
         logs = {"reconstruction": reconstruction, "distance": distance, **health(z, kl, x, self.near)}
         yield Update(("encoder",), reconstruction + weight * distance, logs)
 
-    def concern(self, row: Row) -> str:
-        """T and G are fixed: the reconstruction says all."""
-        return ""
-
     def pictures(self) -> list[Tensor]:
         """Queries, their analogies of this moment, and T(G(z))."""
         return show_fit(self.targets.domain.head, self.encoder, self.generator, self.mapper, self.fitted)
-
-    def after_step(self, step: int) -> None:
-        """Nothing follows a step."""
 
 
 def distil(

@@ -39,7 +39,7 @@ from .networks.crn import match_channels
 from .networks.vgg import Convention
 from .recipes import Recipe
 from .tensors import Codes, Images, XImages, autocast, from_numpy, place, random_stream
-from .training import Batch, Run, Update, late_decay
+from .training import Batch, Run, Task, Update
 
 INFORMATIVE_NATS = 0.01  # a dimension of the code with less KL than this says nothing about its query
 MIN_DIVERSITY = 0.1  # of that of the generator's samples
@@ -165,7 +165,7 @@ def stream_queries(source: Any, recipe: Recipe, size: int, channels: int | None)
     return open_stream(str(source), size, channels, recipe.query_scale)
 
 
-class MappingTask:
+class MappingTask(Task):
     """The one training step that the three methods share.
 
     Args:
@@ -198,16 +198,15 @@ class MappingTask:
         self.dissent: Dissent | None = None
         self.generator, self.mapper, self.codes = generator, mapper, codes
         self.reconstruction, self.targets, self.recipe = targets.reconstruction, targets, recipe
-        self.modules: dict[str, nn.Module] = {"mapper": mapper, "codes": codes}
+        self.modules = {"mapper": mapper, "codes": codes}
         self.optimizers = make_optimizers(mapper, codes, recipe)
         self.prior_diversity = prior_diversity(generator, next(mapper.parameters()).device)
-        self.config: dict[str, Any] = {
+        self.config = {
             "recipe": asdict(recipe),
             "generator": generator.identity,
             "features": features_digest(self.reconstruction),
             **({} if voters is None else {"x": voters.fingerprint}),
         }
-        self.learning_rate = late_decay
 
     def updates(self, batch: Batch) -> Iterator[Update]:
         """reconstruction(T(G(z)), y) + beta KL, for whatever source gives z."""
@@ -247,9 +246,6 @@ class MappingTask:
     def pictures(self) -> list[Tensor]:
         """Queries, their analogies of this moment, and T(G(z))."""
         return show_fit(self.targets.domain.head, self.codes, self.generator, self.mapper, self.recipe)
-
-    def after_step(self, step: int) -> None:
-        """Nothing follows a step."""
 
 
 def show_fit(

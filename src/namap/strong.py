@@ -23,7 +23,7 @@ from .networks import PaperMapper
 from .runs import occupied
 from .settings import MAX_SEED, make_settings
 from .tensors import Images, autocast, from_numpy, pick_device, pick_precision, place
-from .training import Batch, Run, Update, identity, late_decay, train
+from .training import Batch, Run, Task, Update, identity, train
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
@@ -92,23 +92,20 @@ class StrongMapper(nn.Module):
         return freeze(mapper)
 
 
-class MapperTask:
+class MapperTask(Task):
     """||T(G(z_y)) - y||_1, and the perceptual terms of Eq. 4 where there is a feature network."""
 
     x: UInt8[np.ndarray, "n c h w"]  # analogies of the queries, once these are translated
 
     def __init__(self, mapper: StrongMapper, mapping: Mapping, reconstruction: Reconstruction, recipe: MapperRecipe):
         self.mapper, self.reconstruction = mapper, reconstruction
-        self.modules: dict[str, nn.Module] = {"mapper": mapper}
-        self.optimizers: dict[str, torch.optim.Optimizer] = {
-            "mapper": torch.optim.Adam(mapper.parameters(), recipe.rate, fused=True)
-        }
-        self.config: dict[str, Any] = {
+        self.modules = {"mapper": mapper}
+        self.optimizers = {"mapper": torch.optim.Adam(mapper.parameters(), recipe.rate, fused=True)}
+        self.config = {
             "recipe": asdict(recipe),
             "mapping": mapping.identity,
             "perceptual": reconstruction.features is not None and digest(reconstruction.features.state_dict()),
         }
-        self.learning_rate = late_decay
 
     def updates(self, batch: Batch) -> Iterator[Update]:
         """One step."""
@@ -116,17 +113,10 @@ class MapperTask:
         loss = self.reconstruction(self.mapper(x), batch.images)
         yield Update(("mapper",), loss, {"loss": loss})
 
-    def concern(self, row: dict[str, float]) -> str:
-        """Nothing collapses here."""
-        return ""
-
     def pictures(self) -> list[torch.Tensor]:
         """Analogies, and T of them."""
         x = from_numpy(self.x[:12], next(self.mapper.parameters()).device)
         return [x, self.mapper(x)]
-
-    def after_step(self, step: int) -> None:
-        """Nothing follows a step."""
 
 
 def train_mapper(

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Int
@@ -54,40 +54,43 @@ class Update(NamedTuple):
     logs: dict[str, Tensor]
 
 
-@runtime_checkable
-class Task(Protocol):
+class Task:
     """What can be trained. `updates` may yield several times a step; each is applied before it goes on.
 
-    Where it has an attribute `divisible` that is true, several processes may share a batch: its noise is drawn with
-    `processes.normal` and `uniform`, and what looks at a batch as a whole gathers it with `processes.gather`.
+    Attributes:
+        modules: what is trained and kept, by name.
+        optimizers: of their parameters, by name.
+        config: what decides the result beside the images and the run, as JSON values.
+        divisible: whether several processes may share a batch: its noise is drawn with `processes.normal` and
+            `uniform`, and what looks at a batch as a whole gathers it with `processes.gather`.
     """
 
     modules: dict[str, nn.Module]
     optimizers: dict[str, torch.optim.Optimizer]
     config: dict[str, Any]
+    divisible: bool = False
 
     def updates(self, batch: Batch) -> Iterator[Update]:
         """Yield the losses of one step, in order."""
-        ...
+        raise NotImplementedError
 
     def learning_rate(self, progress: float) -> float:
         """Factor on every learning rate at this share of the run."""
-        ...
+        return late_decay(progress)
 
     def after_step(self, step: int) -> None:
         """Whatever follows the updates of a step, e.g. an average of the weights."""
-        ...
 
     def concern(self, row: Row) -> str:
         """What looks wrong in a logged row, said once a run; '' if nothing does."""
-        ...
+        return ""
 
     def pictures(self) -> list[Tensor]:
         """Rows of images `[n c h w]` that show how far training has come, drawn from no stream of its own; [] if none.
 
         Called in eval mode, without gradients.
         """
-        ...
+        return []
 
 
 @dataclass(frozen=True)
@@ -211,14 +214,16 @@ class Loop:
                     self.save()
                     saved = time.monotonic()
                 if stopped:
-                    name, code = ("SIGTERM", 143) if stopped == signal.SIGTERM else ("Ctrl-C", 130)
-                    where = f"{run.label}: stopped by {name} at step {state.step} of {run.steps}"
-                    remedy = "run the same command again to go on (not with --overwrite)"
-                    raise Interrupted(
-                        f"{where}; {remedy if self.kept else 'nothing is kept without a directory'}", code
-                    )
+                    raise self.interruption(stopped)
         self.feed.close()
         return state.log
+
+    def interruption(self, received: float) -> Interrupted:
+        """What ends a run that has received this signal."""
+        name, code = ("SIGTERM", 143) if received == signal.SIGTERM else ("Ctrl-C", 130)
+        remedy = "run the same command again to go on (not with --overwrite)"
+        where = f"{self.run.label}: stopped by {name} at step {self.state.step} of {self.run.steps}"
+        return Interrupted(f"{where}; {remedy if self.kept else 'nothing is kept without a directory'}", code)
 
     def step(self, batch: Batch) -> tuple[str, dict[str, Tensor]]:
         """Apply a step's updates; return (what was not finite, or '', and the values to log)."""
@@ -375,24 +380,11 @@ def identity(task: Task, domain: ImageDomain | ImageStream, run: Run) -> dict[st
     Raises:
         UsageError: these processes cannot share it: nobody's earlier run makes room for one that cannot begin.
     """
-    processes.check_division(run.label, run.batch_size, getattr(task, "divisible", False))
+    processes.check_division(run.label, run.batch_size, task.divisible)
     precision = pick_precision(run.precision, pick_device(run.device))
     settings = {"images": run.images, "batch_size": run.batch_size, "seed": run.seed, "precision": precision}
     decisive = {"task": task.config, "run": settings, "data": domain.fingerprint}
     return json.loads(json.dumps({**decisive, "source": domain.source}))
-
-
-def follow(average: nn.Module, module: nn.Module, step: int, decay: float = 0.999) -> None:
-    """Move `average` towards `module`: exponential moving average of the weights, buffers copied.
-
-    The first steps use a shorter memory, so that the average never remembers the initialisation.
-    """
-    weight = 1 - min(decay, (1 + step) / (10 + step))
-    with torch.no_grad():
-        for ours, theirs in zip(average.parameters(), module.parameters(), strict=True):
-            ours.lerp_(theirs, weight)
-        for ours, theirs in zip(average.buffers(), module.buffers(), strict=True):
-            ours.copy_(theirs)
 
 
 def late_decay(progress: float) -> float:

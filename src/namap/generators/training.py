@@ -21,14 +21,15 @@ from torchvision.utils import make_grid
 from .. import checkpoint, processes
 from ..data import ImageDomain, load_domain
 from ..errors import UsageError
-from ..networks import CodeTable
 from ..pictures import to_picture, write_picture
 from ..runs import load_result, occupied
 from ..settings import MAX_SEED, make_settings
 from ..tensors import pick_device, place, random_stream, to_uint8
-from ..training import Batch, Run, Update, follow, identity, late_decay, train
+from ..training import Batch, Run, Task, Update, identity, train
 from . import families
 from .base import Generator, freeze, sample
+
+AVERAGE_DECAY = 0.999
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
@@ -73,13 +74,11 @@ class GeneratorRecipe:
         return ""
 
     def optimizer(self, net: nn.Module) -> torch.optim.Optimizer:
-        """Adam; row by row for a table of codes."""
-        if isinstance(net, CodeTable):
-            return torch.optim.SparseAdam(list(net.parameters()), 0.03)
+        """Adam, unless a family says otherwise."""
         return torch.optim.Adam(net.parameters(), self.rate, self.betas, fused=True)
 
 
-class GeneratorTask:
+class GeneratorTask(Task):
     """A recipe's networks with their optimizers, and the average of the generator's weights."""
 
     def __init__(self, recipe: GeneratorRecipe, domain: ImageDomain, device: torch.device):
@@ -90,14 +89,13 @@ class GeneratorTask:
         assert isinstance(generator, Generator)
         self.recipe, self.divisible = recipe, recipe.divisible
         self.average: Generator = copy.deepcopy(generator).requires_grad_(False)
-        self.modules: dict[str, nn.Module] = {**self.nets, "average": self.average}
+        self.modules = {**self.nets, "average": self.average}
         self.optimizers = {name: recipe.optimizer(net) for name, net in self.nets.items()}
-        self.config: dict[str, Any] = {
+        self.config = {
             "generator": generator.config,
             "family": type(recipe).__module__,
             **asdict(recipe),
         }
-        self.learning_rate = late_decay
 
     def updates(self, batch: Batch) -> Iterator[Update]:
         """The recipe's losses."""
@@ -115,6 +113,19 @@ class GeneratorTask:
     def after_step(self, step: int) -> None:
         """Move the average."""
         follow(self.average, self.nets["generator"], step)
+
+
+def follow(average: nn.Module, module: nn.Module, step: int) -> None:
+    """Move `average` towards `module`: exponential moving average of the weights, buffers copied.
+
+    The first steps use a shorter memory, so that the average never remembers the initialisation.
+    """
+    weight = 1 - min(AVERAGE_DECAY, (1 + step) / (10 + step))
+    with torch.no_grad():
+        for ours, theirs in zip(average.parameters(), module.parameters(), strict=True):
+            ours.lerp_(theirs, weight)
+        for ours, theirs in zip(average.buffers(), module.buffers(), strict=True):
+            ours.copy_(theirs)
 
 
 def train_generator(
