@@ -31,7 +31,7 @@ pa = pytest.importorskip("pyarrow")
 parquet = pytest.importorskip("pyarrow.parquet")
 fs = pytest.importorskip("pyarrow.fs")
 
-from namap.batch import claim, count_rows, find_files, pick_columns, translate_on_ray  # noqa: E402
+from namap.batch import _rename, claim, count_rows, find_files, pick_columns, translate_on_ray  # noqa: E402
 from namap.data.places import keep_apart  # noqa: E402
 
 pytestmark = pytest.mark.slow
@@ -157,6 +157,13 @@ def test_parquet_with_and_without_ids(cluster, queries, saved_models, tmp_path):
             for i, path in enumerate(sorted(queries.glob("*.png"))):
                 if path.name != "broken.png":
                     np.testing.assert_allclose(rows[f"{i}-1"]["code"], codes[path.stem], atol=1e-3)
+
+
+def test_a_row_without_an_id_gets_one_of_its_own():
+    columns = {"path": ["a/q.parquet"] * 3, "row_hash": [1, 2, 3], "id": ["x", None, None], "image": [b"1", b"2", b"3"]}
+    found = _rename(pa.table(columns), "image", "id", np.array(["x"]))
+    names = found["id"].to_pylist()
+    assert len(set(names)) == 2 and all(name.startswith("q-") for name in names)
 
 
 def test_columns_are_found_or_named():

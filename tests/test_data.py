@@ -3,6 +3,8 @@ import io
 import os
 import re
 import struct
+import subprocess
+import sys
 import zlib
 from pathlib import Path
 from types import SimpleNamespace
@@ -303,6 +305,18 @@ def test_textured_backgrounds_give_no_verdict(shared):
     street = load_domain(f"{shared}/street_digits.npz:x_test")
     digits = load_domain(f"{shared}/digits_mnist5k.npz:x_test")
     assert compare_coverage(digits.images, street.images) is None
+
+
+def test_an_array_is_a_source_and_other_things_are_named():
+    images = np.random.default_rng(0).integers(0, 256, (3, 1, 16, 16), np.uint8)
+    assert (load_domain(images).images == images).all()
+    assert load_domain(images, 32, 3).images.shape == (3, 3, 32, 32)
+    # In a process of its own: the annotations, which the tests have checked, are no help to a user.
+    wrong = (
+        "from namap import load_domain\ntry: load_domain(['a.png'])\nexcept Exception as e: print(type(e).__name__, e)"
+    )
+    said = subprocess.run([sys.executable, "-c", wrong], capture_output=True, text=True, check=True).stdout
+    assert said.startswith("UsageError images in a list: give a path, a uint8 array")
 
 
 def test_from_array_refuses_what_it_cannot_use():

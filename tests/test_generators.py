@@ -8,7 +8,7 @@ from sklearn.decomposition import PCA
 from torch import nn
 
 from namap.data import ImageDomain, load_domain
-from namap.errors import StorageError, UsageError
+from namap.errors import DataError, StorageError, UsageError
 from namap.generators import (
     DCGAN,
     Generator,
@@ -187,6 +187,12 @@ def test_beta_sets_how_much_a_code_of_the_vae_says(tmp_path, beta, low, high):
     domain = load_domain("embedded:handwriting/train", size=32)
     train_generator(domain, arch="vae", outdir=tmp_path, beta=beta, quiet=True, **{**settings("vae"), "images": 10_000})
     assert low < read_log(tmp_path)[-1]["kl"] < high
+
+
+def test_a_glo_of_one_image_is_refused_before_any_training():
+    one = load_domain("embedded:handwriting/test").subset(slice(0, 1))
+    with pytest.raises(DataError, match="two or more"):
+        train_generator(one, arch="glo", quiet=True, **settings("glo"))
 
 
 def test_glo_samples_from_the_gaussian_of_its_codes():

@@ -6,7 +6,7 @@ from namap import solving
 from namap.data import load_domain
 from namap.errors import DataError, StorageError, UsageError
 from namap.exploring import explore
-from namap.generators import DCGAN
+from namap.generators import DCGAN, Generator
 from namap.generators.families import dcgan
 from namap.losses import Reconstruction, l2, share_of_copies
 from namap.mapping import AENAM, METHODS, NAM, VAENAM, Mapping
@@ -36,7 +36,9 @@ def test_golden_losses(method, loss, generator, handwriting, tmp_path):
 @pytest.mark.parametrize("method", METHODS)
 def test_a_fit_changes_nothing_of_the_generator(method, generator, handwriting):
     before = {k: v.clone() for k, v in generator.state_dict().items()}
-    fitted(method, generator.train(), handwriting)
+    mapping = METHODS[method](generator, **SMALL)
+    generator.train()
+    mapping.fit(handwriting, quiet=True)
     assert not generator.training
     assert all(torch.equal(v, before[k]) for k, v in generator.state_dict().items())
 
@@ -118,6 +120,19 @@ def test_equation_6_recovers_the_code_of_a_generated_image(generator):
     assert (z - truth).abs().max() < 0.15
     with torch.no_grad():
         torch.testing.assert_close(l2(generator(z[:, 0]), y), after[:, 0], atol=1e-6, rtol=1e-3)
+
+
+def test_noise_does_not_move_a_code_away_from_its_optimum():
+    class Same(Generator):
+        latent_dim, channels, image_size, config = 256, 1, 16, {}
+
+        def forward(self, z):
+            return z.view(-1, 1, 16, 16)
+
+    y, start = torch.zeros(1, 1, 16, 16), torch.zeros(1, 1, 256)
+    search = CodeSearch(Same(), torch.nn.Identity(), Reconstruction(l2), y, start, 300, spread=torch.ones(1, 256))
+    z, _, _ = search.run()
+    assert search.spent > 10 and z.square().mean().sqrt() < 0.02
 
 
 class Counted(Reconstruction):
@@ -274,7 +289,11 @@ def test_what_does_not_fit_is_refused(generator, tmp_path, handwriting):
     for wrong in ({"batch_size": 0}, {"temperature": float("nan")}, {"temperature": -1.0}, {"tolerance": -1.0}):
         with pytest.raises(UsageError, match=f"{next(iter(wrong))}="):
             mapping.translate(handwriting, **wrong)
+    with pytest.raises(UsageError, match="vgg_weights: loss=appearance has no feature network"):
+        VAENAM(generator, vgg_weights="w.safetensors", **SMALL).fit(handwriting)
     mapping.save_pretrained(tmp_path / "m")
+    with pytest.raises(UsageError, match="beta was decided by the fit"):
+        VAENAM.from_pretrained(tmp_path / "m", beta=1.0)
     with pytest.raises(UsageError, match="not a generator"):
         from namap.generators import load_generator
 

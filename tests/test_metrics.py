@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from namap.data import load_domain
+from namap.errors import UsageError
 from namap.evaluation.metrics import kernel_distance, perceptual_distance, perceptual_diversity
 
 
@@ -45,6 +46,8 @@ def test_diversity_is_the_mean_over_pairs(features, handwriting):
     x = np.stack([handwriting.images[:130], handwriting.images[130:260], handwriting.images[:130]], 1)
     pair = perceptual_distance(x[:, 0], x[:, 1], features).mean()
     assert perceptual_diversity(x, features) == pytest.approx(2 * pair / 3, rel=1e-5)
+    with pytest.raises(UsageError, match="two or more"):
+        perceptual_diversity(x[:, :1], features)
 
 
 def test_kernel_distance_tells_a_domain_from_another(features, handwriting):

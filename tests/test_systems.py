@@ -293,6 +293,10 @@ def test_exploration_walks_from_the_first_solution(generator, handwriting, kind)
     assert found.diversity > 0
     assert found.distance == "perceptual"
     assert len(found.rows()) == 5
+    more = explore(mapping, one_query(handwriting, 3), solutions=4, directions=9).directions
+    assert len(more) == (6 if kind is VAENAM else 3) and (more[:, 4] - more[:, 2]).abs().flatten(1).mean(1).min() > 1e-4
+    with pytest.raises(UsageError, match="-1 directions"):
+        explore(mapping, one_query(handwriting, 3), directions=-1)
     with pytest.raises(UsageError, match="query 200"):
         one_query(handwriting, 200)
 

@@ -342,11 +342,11 @@ def _rename(table: "pa.Table", column: str, id_column: str | None, done: np.ndar
     import pyarrow as pa
 
     content = table[column].to_pylist()
+    places = zip(table["path"].to_pylist(), table["row_hash"].to_pylist(), strict=True)
+    names = [f"{Path(path).stem}-{place:016x}" for path, place in places]
     if id_column:
-        names = [str(name) for name in table[id_column].to_pylist()]
-    else:
-        paths, places = table["path"].to_pylist(), table["row_hash"].to_pylist()
-        names = [f"{Path(p).stem}-{h:016x}" for p, h in zip(paths, places, strict=True)]
+        ids = table[id_column].to_pylist()
+        names = [name if own is None else str(own) for own, name in zip(ids, names, strict=True)]
     content = [c.get("bytes") if isinstance(c, dict) else c for c in content]
     found = pa.table({ID: pa.array(names, pa.string()), CONTENT: pa.array(content, pa.large_binary())})
     return found.filter(~np.isin(np.array(names, str), done))

@@ -17,6 +17,7 @@ from .codes import GaussianEncoder
 from .data import ImageDomain
 from .errors import UsageError
 from .files import storage_errors
+from .generators import freeze
 from .losses import Reconstruction, l1
 from .mapping import Mapping
 from .pictures import to_picture, write_picture
@@ -85,7 +86,7 @@ def explore(
         mapping: fitted with `vae` or `nam`; the other methods have one solution.
         query: whatever `load_domain` reads, of one image; `one_query` takes one out of many.
         solutions: k, at least 2.
-        directions: m.
+        directions: m, at most; k solutions of NAM have k - 1.
         seed: of samples and starts, as in `Mapping.translate`.
         temperature: factor on their noise, and on the steps along a direction.
         features: network of the perceptual distance, images in [-1, 1] to a list of `[b c h w]`; None: pixels.
@@ -95,18 +96,20 @@ def explore(
         An `Exploration`: images `[· c h w]` in [-1, 1] on the CPU, and their numbers; `save_exploration` writes it.
 
     Raises:
-        UsageError: a method with one solution, or more than one query.
+        UsageError: a method with one solution, more than one query, or a number out of its bounds.
     """
     domain = mapping.prepare_queries(query)
     if len(domain) != 1 or solutions < 2:
         raise UsageError(f"explore: needs one query and at least 2 solutions, found {len(domain)} and {solutions}")
+    if directions < 0:
+        raise UsageError(f"explore: {directions} directions; use 0 or more")
     _, found, _ = mapping.solve(domain.images, solutions, None, as_seed(seed), temperature, quiet)
     codes = torch.from_numpy(found[0]).to(mapping.device)
     y = from_numpy(domain.images, mapping.device)
     centre, axes = spread_directions(mapping, y, codes, directions)
     steps = temperature * torch.tensor(STEPS, device=codes.device)
     lines = centre + steps[None, :, None] * axes[:, None]
-    near = None if features is None else place(features, mapping.device)
+    near = None if features is None else place(freeze(features), mapping.device)
     distances = _distances(picture(mapping, codes), near)
     a, b = max(combinations(range(solutions), 2), key=lambda pair: distances[pair])
     shares = torch.linspace(0, 1, solutions + 1, device=codes.device)[:, None]
@@ -151,6 +154,7 @@ def spread_directions(
     best = losses_of(mapping, y, codes).argmin()
     _, values, vectors = torch.linalg.svd(codes - codes.mean(0), full_matrices=False)
     deviations = values / (len(codes) - 1) ** 0.5
+    count = min(count, len(codes) - 1)  # k codes less their mean lie in k - 1 dimensions
     return codes[best : best + 1], (deviations[:, None] * vectors)[:count]
 
 

@@ -104,7 +104,9 @@ def make_run(recipe: Recipe, generator: Generator, device: torch.device, precisi
 def make_optimizers(mapper: nn.Module, codes: CodeSource, recipe: Recipe) -> dict[str, torch.optim.Optimizer]:
     """Adam for T (what is freed late learns at its own rate) and E; row-wise Adam for a table of codes.
 
-    A dense Adam would move the rows that are absent from a batch: their moments only decay.
+    A dense Adam would move the rows that are absent from a batch: their moments only decay. The row-wise one is lazy:
+    it counts steps for all rows together, so that a row which one batch in r has starts more carefully than
+    `code_rate` says and, until it has been seen some hundred times, takes up to sqrt(r) times that.
     """
     groups = [{"params": list(mapper.parameters())}]
     if isinstance(mapper, EarnedMapper):
@@ -134,6 +136,17 @@ def place_reconstruction(
     elif features is None:
         features = VGGFeatures(vgg[0], recipe.blocks, vgg[1])
     return place(make_reconstruction(recipe, features), device)
+
+
+def refuse_unused(recipe: Recipe, features: nn.Module | None, vgg_weights: Path | None) -> None:
+    """See that a feature network which was given is one that the loss uses.
+
+    Raises:
+        UsageError: it does not.
+    """
+    if recipe.loss not in ("perceptual", "gram") and (features is not None or vgg_weights is not None):
+        given = "vgg_weights" if features is None else "features"
+        raise UsageError(f"{given}: loss={recipe.loss} has no feature network; use loss=perceptual or gram")
 
 
 def features_digest(reconstruction: Reconstruction) -> str | None:

@@ -18,7 +18,7 @@ from .data import ImageDomain, load_domain
 from .data.coverage import shrink
 from .data.feeding import ImageStream
 from .errors import DataError, UsageError
-from .generators import Generator
+from .generators import Generator, freeze
 from .hub import local_model, push
 from .model import Model
 from .runs import load_result, occupied
@@ -28,7 +28,7 @@ from .training import identity, train
 from .voting import drop_checkpoints, hold_vote, open_voters, part_of
 
 M = TypeVar("M", bound="Mapping")
-Source = str | Path | ImageDomain  # of images: whatever `load_domain` reads, or what it has read
+Source = str | Path | ImageDomain | UInt8[np.ndarray, "n c h w"]  # of images: whatever `load_domain` reads
 Domain = ImageDomain | ImageStream
 
 
@@ -77,7 +77,7 @@ class Mapping(Model):
         Raises:
             DataError: no usable images.
             DivergedError: the loss became NaN and stayed so.
-            UsageError: `outdir` holds another run.
+            UsageError: `outdir` holds another run, or the loss has no use for the feature network that was given.
         """
         before = self.mapper, self.codes, self.channels, self.data, self.fitted_features
         self.channels, self.fitted_features = 0, None
@@ -91,6 +91,8 @@ class Mapping(Model):
     def learn(self, data: Source, home: Path | None, quiet: bool, x: Source | None, overwrite: bool) -> None:
         """What `fit` does: everything between the queries and a fitted mapping in `home`."""
         recipe = self.recipe
+        fitting.refuse_unused(recipe, self.features, self.vgg[0])
+        freeze(self.generator)  # the module inside may have been put into training since
         stream = fitting.stream_queries(data, recipe, self.image_size, self.channels or None)
         domain = stream or fitting.draw_queries(self.prepare_queries(data), recipe)
         self.data = domain.fingerprint
@@ -240,6 +242,8 @@ class Mapping(Model):
         """
         saved = read_mapping(local_model(path, revision, token))
         kind = METHODS[saved.recipe.method]
+        if fixed := [name for name in options if hasattr(saved.recipe, name)]:
+            raise UsageError(f"{saved.source}: {fixed[0]} was decided by the fit; leave it out")
         if not issubclass(kind, cls):
             holds = f"holds a {kind.__name__}, not a {cls.__name__}"
             raise UsageError(f"{saved.source}: {holds}; load it with {kind.__name__}")

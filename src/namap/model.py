@@ -1,6 +1,7 @@
 """What a mapping computes with: a frozen generator G, a mapper T and a source of codes, on one device."""
 
 import math
+from numbers import Integral
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -134,8 +135,9 @@ class Model:
         Raises:
             UsageError: not fitted yet, a number out of its bounds, or several solutions of a method that has one.
         """
-        if solutions < 1 or (refine is not None and refine < 0):
-            raise UsageError(f"solutions={solutions}, refine={refine}: use 1 or more, and 0 or more")
+        whole = isinstance(solutions, Integral) and isinstance(refine, Integral | None)
+        if not whole or solutions < 1 or (refine is not None and refine < 0):
+            raise UsageError(f"solutions={solutions}, refine={refine}: use whole numbers, of 1 or more and 0 or more")
         if not (0 <= temperature < math.inf and 0 <= tolerance < math.inf):
             raise UsageError(f"temperature={temperature}, tolerance={tolerance}: use numbers of 0 or more")
         recipe, source = self.recipe, self.fitted_codes

@@ -68,9 +68,11 @@ class CodeSearch:
         self.y, self.shape, self.steps, self.rate = y, starts.shape[:2], steps, rate
         self.prior_weight, self.spread, self.tolerance, self.batch_size = prior_weight, spread, tolerance, batch_size
         self.codes = starts.detach().flatten(0, 1).clone()
-        rng = random_stream(0, device=y.device)
-        # eps, one for all paths and the same in every window: two windows differ by what was won alone.
-        self.noise = torch.randn(WINDOW, starts.shape[2], generator=rng, device=y.device)
+        # eps and -eps, the same for all paths and in every window: of mean 0, which keeps a code where its objective
+        # is least, and two windows differ by what was won alone.
+        rng = random_stream(0, 1, device=y.device)  # starts are drawn from the stream of 0
+        half = torch.randn(WINDOW // 2, starts.shape[2], generator=rng, device=y.device)
+        self.noise = torch.stack([half, -half], 1).flatten(0, 1)
         self.waiting = torch.arange(len(self.codes) if steps else 0, device=y.device)
         self.rows: dict[str, Tensor] = {}  # of the paths in the batch
         self.known: list[Tensor] = []  # their y, and phi(y)

@@ -164,7 +164,7 @@ def train_mapper(
         torch.manual_seed(recipe.seed)
         mapper = StrongMapper(mapping.generator.channels, mapping.channels, recipe.filters, recipe.skip)
     place(mapper, device)
-    reconstruction = place(Reconstruction(l1, features), device)
+    reconstruction = place(Reconstruction(l1, None if features is None else freeze(features)), device)
     task = MapperTask(mapper, mapping, reconstruction, recipe)
     run = Run(
         recipe.images,

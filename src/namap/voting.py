@@ -27,7 +27,7 @@ PARTS = ("before-the-vote", "kinds")  # directories within that of a fit
 
 
 def open_voters(
-    x: str | Path | ImageDomain | None,
+    x: str | Path | ImageDomain | UInt8[np.ndarray, "n c h w"] | None,
     recipe: Recipe,
     domain: ImageDomain | ImageStream,
     samples: Callable[[int], UInt8[np.ndarray, "n c h w"]],

@@ -169,7 +169,7 @@ def _resize(images: np.ndarray, size: int) -> np.ndarray:
 
 
 def load_domain(
-    source: str | Path | ImageDomain,
+    source: str | Path | ImageDomain | UInt8[np.ndarray, "n c h w"],
     size: int | None = None,
     channels: int | None = None,
     quiet: bool = True,
@@ -180,7 +180,7 @@ def load_domain(
     Args:
         source: a folder (flat or nested; a sub-folder per class gives labels), a picture, `file.npz:key` (labels from
             the matching `y_…` key), `torchvision:NAME/SPLIT`, `embedded:handwriting/SPLIT`, `embedded:typeset/SPLIT`,
-            or an ImageDomain.
+            an ImageDomain, or a uint8 array `[n c s s]`.
         size: side of the square images in pixels; None keeps arrays as they are and takes 32 for folders.
         channels: 1 or 3; None keeps arrays as they are and takes 3 for folders of colour pictures, else 1.
         quiet: no progress bar where a folder takes long.
@@ -191,7 +191,7 @@ def load_domain(
 
     Raises:
         DataError: nothing there, nothing readable, or more than 10% of a folder unreadable.
-        UsageError: another number of channels.
+        UsageError: another number of channels, or a source of another type.
 
     Examples:
         >>> load_domain("embedded:handwriting/test").images.shape
@@ -199,11 +199,25 @@ def load_domain(
     """
     if channels not in (None, 1, 3):
         raise UsageError(f"channels {channels}: use 1 (grey) or 3 (RGB)")
+    if isinstance(source, np.ndarray):
+        source = ImageDomain.from_array(source)
     if isinstance(source, ImageDomain):
         if not len(source):
             raise DataError(f"{source.source}: holds no images")
         return source.resized(size, channels)
-    text = str(source)
+    if not isinstance(source, str | Path):
+        kind = type(source).__name__
+        raise UsageError(f"images in a {kind}: give a path, a uint8 array [n c s s], or ImageDomain.from_array(array)")
+    domain = _load_source(str(source), size, channels, quiet)
+    if domain.skipped and tell:
+        count = len(domain.skipped)
+        left = f"{count} of {count + len(domain)} images cannot be read and are left out"
+        warn(f"{source}: {left}; `namap check-data {source}` lists them")
+    return domain
+
+
+def _load_source(text: str, size: int | None, channels: int | None, quiet: bool) -> ImageDomain:
+    """The images of a path, or of one of the schemes."""
     if is_stream(text):
         raise UsageError(f"{text}: is read as a stream, which fit (ae, vae, wae) and `namap translate` take")
     scheme, _, rest = text.partition(":")
@@ -215,12 +229,7 @@ def load_domain(
         return _load_npz(text).resized(size, channels)
     if Path(text).is_file():
         return _load_picture(Path(text), size or 32, channels)
-    domain = _load_folder(Path(text), size or 32, channels, quiet)
-    if domain.skipped and tell:
-        count = len(domain.skipped)
-        left = f"{count} of {count + len(domain)} images cannot be read and are left out"
-        warn(f"{text}: {left}; `namap check-data {text}` lists them")
-    return domain
+    return _load_folder(Path(text), size or 32, channels, quiet)
 
 
 def _load_picture(path: Path, size: int, channels: int | None) -> ImageDomain:

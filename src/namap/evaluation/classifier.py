@@ -190,6 +190,9 @@ def train_classifier(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = place(NIN(domain.channels, classes, width), pick_device(device))
+    shape = (domain.size, domain.channels, classes, width)
+    classifier = Classifier(network, *shape, None, tuple(domain.classes), numbers, precision)
+    truth = classifier.labels_of(held_out)  # refused, if at all, before any training
     run = Run(images, 128, seed, device, precision, quiet=quiet, label="training the classifier")
     labels = checkpoint.digest({"labels": torch.from_numpy(domain.labels)})
     names = {"names": domain.classes} if domain.classes else {}
@@ -201,9 +204,8 @@ def train_classifier(
             classifier = Classifier.load(outdir, device, precision)
         else:
             train(task, domain, run, outdir)
-            shape = (domain.size, domain.channels, classes, width)
-            classifier = Classifier(freeze(network), *shape, None, tuple(domain.classes), numbers, precision)
-        accuracy = classifier.accuracy(held_out.images, classifier.labels_of(held_out))
+            freeze(network)
+        accuracy = classifier.accuracy(held_out.images, truth)
         classifier = replace(classifier, accuracy_on_x=accuracy)
         if outdir is not None and not finished:
             classifier.save(outdir / "final")

@@ -11,6 +11,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..errors import UsageError
 from ..tensors import Images, from_numpy
 
 CHUNK = 128  # images at a time through the feature network
@@ -39,8 +40,14 @@ def perceptual_distance(
 
 @torch.no_grad()
 def perceptual_diversity(x: UInt8[np.ndarray, "n k c h w"], features: nn.Module) -> float:
-    """Mean perceptual distance between two solutions of the same query, over all pairs."""
+    """Mean perceptual distance between two solutions of the same query, over all pairs.
+
+    Raises:
+        UsageError: a single solution each.
+    """
     n, k = x.shape[:2]
+    if k < 2:
+        raise UsageError("diversity is between the solutions of a query: give two or more of each")
     total = 0.0
     for start in range(0, n, CHUNK):
         solutions = [_unit_levels(x[start : start + CHUNK, i], features) for i in range(k)]

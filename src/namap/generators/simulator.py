@@ -22,7 +22,7 @@ PARAMETERS: dict[str, tuple[float, float]] = {
     "nose_length": (0.05, 0.16),
     "mouth_height": (0.14, 0.24),
     "mouth_width": (0.06, 0.16),
-    "smile": (-0.06, 0.06),  # how far the corners lie above the middle
+    "smile": (-0.06, 0.06),  # half of how far the corners lie above the middle
 }
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...data import ImageDomain
+from ...errors import DataError
 from ...networks import CodeTable
 from ...tensors import Codes, Images, PerSample, random_stream
 from ...training import Batch, Update
@@ -66,7 +67,13 @@ class Recipe(GeneratorRecipe):
     divisible: ClassVar[bool] = True
 
     def build(self, domain: ImageDomain) -> dict[str, nn.Module]:
-        """The decoder and a table of codes."""
+        """The decoder and a table of codes.
+
+        Raises:
+            DataError: a single image: its code has no spread.
+        """
+        if len(domain) < 2:
+            raise DataError(f"{domain.source}: one image; a GLO needs two or more")
         generator = GLO(self.latent_dim, domain.size, domain.channels, self.width)
         return {"generator": generator, "codes": CodeTable(len(domain), self.latent_dim, random_stream(self.seed))}
 
