@@ -30,6 +30,7 @@ INVERSION_STARTS, INVERSION_STEPS, INVERTED = 4, 200, 200
 QUICK_STEPS = 5
 PAPERS = {"nam": "NAM", "ae": "AE-NAM", "vae": "VAE-NAM"}
 NO_VOTE = {"kinds": 0}
+REFINED_STEPS = 50  # of Eq. 6 after one pass
 NAM_STEPS = 100  # of Eq. 6, as in VAE-NAM's comparison of run times
 NAM_QUERIES = 200  # that it answers: each costs a hundred passes through VGG
 
@@ -79,10 +80,14 @@ def paper(method: str, own: dict[str, Any]) -> Callable[[Scene, int, float, Path
     return run
 
 
-def one_pass(scene: Scene, seed: int, seconds: float, home: Path) -> Answer:
-    """The mapping of the row `namap`, without the iterations of Eq. 6 that follow its one pass there."""
-    mapping = Mapping.from_pretrained(home.parent / f"namap-{seed}" / "final", **scene.vgg)
-    return translated(scene, mapping, seed, 0)
+def with_iterations(steps: int) -> Callable[[Scene, int, float, Path], Answer]:
+    """The mapping of the row `namap`, its one pass followed by so many iterations of Eq. 6."""
+
+    def run(scene: Scene, seed: int, seconds: float, home: Path) -> Answer:
+        mapping = Mapping.from_pretrained(home.parent / f"namap-{seed}" / "final", **scene.vgg)
+        return translated(scene, mapping, seed, steps)
+
+    return run
 
 
 def without_vote(scene: Scene, seed: int, seconds: float, home: Path) -> Answer:
@@ -224,14 +229,23 @@ ROWS: dict[str, Row] = {
 }
 
 
-# Rows of some experiments, by the row that each stands below.
-ONE_PASS = {"namap": {"one-pass": Row(one_pass, "namap, one pass alone", _ours, ("namap",))}}
-WITHOUT_VOTE = {
-    "namap": {"without-vote": Row(without_vote, "namap, without the vote", lambda s: s.ours | NO_VOTE, ("generator",))}
+# Rows of some experiments.
+ONE_PASS = {"one-pass": Row(with_iterations(0), "namap, one pass alone", _ours, ("namap",))}
+REFINED = {
+    "refined": Row(
+        with_iterations(REFINED_STEPS),
+        f"namap, then {REFINED_STEPS} iterations of Eq. 6",
+        lambda s: s.ours | {REFINE: REFINED_STEPS},
+        ("namap",),
+    )
 }
-WITH_KL = {"vae": {"vae-kl": _paper("vae", ", with its KL term", beta=default_recipe().beta)}}
+WITHOUT_VOTE = {
+    "without-vote": Row(without_vote, "namap, without the vote", lambda s: s.ours | NO_VOTE, ("generator",))
+}
+WITH_KL = {"vae-kl": _paper("vae", ", with its KL term", beta=default_recipe().beta)}
 
 
-def rows_with(more: dict[str, dict[str, Row]]) -> dict[str, Row]:
-    """The rows of every translation, and below some of them others."""
+def rows_with(below_namap: dict[str, Row], below_vae: dict[str, Row] | None = None) -> dict[str, Row]:
+    """The rows of every translation, and below two of them others."""
+    more = {"namap": below_namap, "vae": below_vae or {}}
     return {key: row for name in ROWS for key, row in {name: ROWS[name], **more.get(name, {})}.items()}

@@ -17,7 +17,7 @@ from .analogies import Analogies, counted
 from .data import ImageDomain, load_domain
 from .data.coverage import shrink
 from .data.feeding import ImageStream
-from .errors import DataError, UsageError
+from .errors import DataError, UsageError, warn
 from .generators import Generator, freeze
 from .hub import local_model, push
 from .model import Model
@@ -138,6 +138,7 @@ class Mapping(Model):
             data: queries: whatever `load_domain` reads.
             solutions: k answers for each query; with `vae`, the first is of the mean and the others are samples.
             refine: iterations of Eq. 6 that follow the first codes; None: 0 with an encoder (one pass), 200 for NAM.
+                They lower the loss. After a vote (`kinds`), of which they know nothing, they cost meaning.
             seed: of the samples and starts: a number, or a torch.Generator, of which one number is drawn, so that the
                 next call gives others (diffusers' argument `generator`, which here means G).
             batch_size: queries at a time, 1 or more; changes nothing but memory and speed.
@@ -178,6 +179,8 @@ class Mapping(Model):
             DataError: images that are not such, or not as many as names.
         """
         seed = as_seed(seed)
+        if asked.get("refine") and self.recipe.kinds:
+            warn("refine: Eq. 6 knows nothing of the vote that this fit held, and undoes a part of what it mended")
         for names, images in batches:
             queries = self.prepare_queries(ImageDomain.from_array(images)).images
             if len(names) != len(queries):
