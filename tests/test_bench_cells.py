@@ -120,7 +120,7 @@ def test_answers_are_refined_and_those_of_one_pass_are_not(tmp_path):
     scene = runner.make_scene("handwriting2print", "reference", tmp_path, quick=True)
     scene = replace(scene, experiment=replace(scene.experiment, ours={"refine": 3}, solutions=2))
     methods.generator(scene, 0, 0.0, tmp_path / "generator-0")
-    refined, alone = (run(scene, 0, 0.0, tmp_path / "namap-0") for run in (methods.namap, methods.one_pass))
+    refined, alone = (run(scene, 0, 0.0, tmp_path / "namap-0") for run in (methods.namap, methods.with_iterations(0)))
     assert (refined.settings["refine"], alone.settings["refine"]) == (3, 0)
     assert refined.evidence["loss"] < alone.evidence["loss"] and (refined.x != alone.x).any()
 
