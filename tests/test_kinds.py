@@ -72,10 +72,10 @@ def test_a_vote_mends_what_most_of_a_class_got_wrong(typeset):
 
 
 def test_a_fit_hears_the_vote_and_goes_on_where_it_was_stopped(generator, handwriting, typeset, tmp_path, quick):
-    voters = typeset.subset(slice(0, 200))
+    some = typeset.subset(slice(0, 200))
 
     def fit(home):
-        return VAENAM(generator, kinds=5, **SMALL).fit(handwriting, home, quiet=True, x=voters)
+        return VAENAM(generator, kinds=5, **SMALL).fit(handwriting, home, quiet=True, x=some)
 
     whole = fit(tmp_path / "whole")
     rows = (tmp_path / "whole" / "metrics.jsonl").read_text()
@@ -83,7 +83,7 @@ def test_a_fit_hears_the_vote_and_goes_on_where_it_was_stopped(generator, handwr
     assert "dissent" not in (tmp_path / "whole" / "before-the-vote" / "metrics.jsonl").read_text()
     assert not list((tmp_path / "whole").rglob("checkpoints"))
     with Image.open(tmp_path / "whole" / "kinds.png") as sheet:
-        assert sheet.height == 5 * (voters.size + 1) - 1
+        assert sheet.height == 5 * (some.size + 1) - 1
     log = read_whole_log(tmp_path / "whole")  # with what came before the vote
     assert (log[-1]["images"], log[-1]["step"]) == (SMALL["images"], SMALL["images"] // SMALL["batch_size"])
     assert "dissent" in log[-1] and "dissent" not in log[0]

@@ -289,8 +289,8 @@ def test_what_does_not_fit_is_refused(generator, tmp_path, handwriting):
     for wrong in ({"batch_size": 0}, {"temperature": float("nan")}, {"temperature": -1.0}, {"tolerance": -1.0}):
         with pytest.raises(UsageError, match=f"{next(iter(wrong))}="):
             mapping.translate(handwriting, **wrong)
-    with pytest.raises(UsageError, match="vgg_weights: loss=appearance has no feature network"):
-        VAENAM(generator, vgg_weights="w.safetensors", **SMALL).fit(handwriting)
+    with pytest.raises(UsageError, match="features: loss=appearance has no use"):
+        VAENAM(generator, features=torch.nn.Identity(), **SMALL).fit(handwriting)
     mapping.save_pretrained(tmp_path / "m")
     with pytest.raises(UsageError, match="beta was decided by the fit"):
         VAENAM.from_pretrained(tmp_path / "m", beta=1.0)

@@ -34,13 +34,16 @@ from .options import (
     ImageRange,
     Images,
     LatentDim,
+    Model,
     Out,
     Overwrite,
     Precision,
     QueriesOfFit,
     Quiet,
+    Refine,
     SeedOfFit,
     SeedOfTranslation,
+    Settings,
     Spatial,
     Spec,
     Stage,
@@ -138,9 +141,7 @@ def fit(
     images: Images = None,
     seed: SeedOfFit = None,
     config: Annotated[Path | None, typer.Option(help="YAML file of settings, as --dry-run prints them.")] = None,
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="One setting; may be repeated.")
-    ] = None,
+    set_: Settings = None,
     vgg_weights: VGGWeights = None,
     vgg_input: VGGInput = "torchvision",
     overwrite: Overwrite = False,
@@ -193,7 +194,7 @@ def fit(
     epilog=example("namap evaluate runs/map y.npz:x_test --train-classifier-on x.npz:x_train --classifier runs/judge")
 )
 def evaluate(
-    model: Annotated[Path, typer.Argument(help="Directory of `namap fit`.")],
+    model: Model,
     src: Annotated[str, typer.Argument(metavar="SRC", help="Labelled queries.")],
     classifier: Annotated[
         Path | None,
@@ -201,9 +202,7 @@ def evaluate(
     ] = None,
     train_classifier_on: Annotated[str | None, typer.Option(metavar="SRC", help="Labelled images of X.")] = None,
     solutions: Annotated[int, typer.Option(min=1, help="Of each query; how many of them keep it is told, too.")] = 1,
-    refine: Annotated[
-        int | None, typer.Option(min=0, help="Iterations of code optimisation (Eq. 6) after the first codes.")
-    ] = None,
+    refine: Refine = None,
     generator: GivenSpec = None,
     trust_pickle: TrustPickle = False,
     vgg_weights: VGGWeights = None,

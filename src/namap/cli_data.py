@@ -80,10 +80,10 @@ def check_sheet(count: int | None, sheet: Path | None) -> None:
 
 def draw_sheet(domain: "ImageDomain", count: int, sheet: Path) -> list[float]:
     """Draw `count` kinds of images; returns the share of each, the commonest first."""
-    from .kinds import VOTERS, draw_kinds, find_kinds
+    from .kinds import MOST, draw_kinds, find_kinds
     from .pictures import write_picture
 
-    voters = domain.some(VOTERS)
-    found = find_kinds(voters, count)
-    write_picture(sheet, draw_kinds(voters, found))
+    images = domain.some(MOST)
+    found = find_kinds(images, count)
+    write_picture(sheet, draw_kinds(images, found))
     return sorted(found.prior.tolist(), reverse=True)

@@ -18,6 +18,7 @@ from .options import (
     Precision,
     Quiet,
     SeedOfFit,
+    Settings,
     Source,
     Spatial,
     Stage,
@@ -55,9 +56,7 @@ def train_generator(
         typer.Option(min=0, help="dcgan, progressive, stack: deviation of the noise on what the discriminator sees."),
     ] = None,
     beta: Annotated[float | None, typer.Option(min=0, help="vae: weight of the KL term.")] = None,
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any setting; may be repeated.")
-    ] = None,
+    set_: Settings = None,
     overwrite: Overwrite = False,
     dry_run: DryRun = False,
     device: Device = "auto",

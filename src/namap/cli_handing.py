@@ -13,18 +13,18 @@ from .options import (
     Device,
     GivenSpec,
     Images,
+    Model,
     Out,
     Overwrite,
     Precision,
     Quiet,
     SeedOfFit,
+    Settings,
     Source,
     TrustPickle,
     VGGInput,
     VGGWeights,
 )
-
-Model = Annotated[Path, typer.Argument(help="Directory of `namap fit`, or owner/name on the hub.")]
 
 
 def push(
@@ -112,9 +112,7 @@ def distil(
     outdir: Out,
     images: Images = None,
     seed: SeedOfFit = None,
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any setting; may be repeated.")
-    ] = None,
+    set_: Settings = None,
     generator: GivenSpec = None,
     trust_pickle: TrustPickle = False,
     vgg_weights: VGGWeights = None,

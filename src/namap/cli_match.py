@@ -17,6 +17,7 @@ from .options import (
     Precision,
     Quiet,
     SeedOfFit,
+    Settings,
     VGGInput,
     VGGWeights,
 )
@@ -36,9 +37,7 @@ def match(
     size: Annotated[
         int | None, typer.Option(min=8, help="Side of the images; default: that of X, 32 for folders.")
     ] = None,
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any setting; may be repeated.")
-    ] = None,
+    set_: Settings = None,
     npz: Annotated[bool, typer.Option("--npz", help="--inexact: one analogies.npz in place of PNGs.")] = False,
     vgg_weights: VGGWeights = None,
     vgg_input: VGGInput = "torchvision",

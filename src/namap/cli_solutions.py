@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from .console import keep_apart, say
+from .console import keep_apart, read_settings, say
 from .errors import StorageError, UsageError
 from .options import (
     AsJson,
@@ -13,18 +13,19 @@ from .options import (
     Device,
     GivenSpec,
     Images,
+    Model,
     Out,
     Overwrite,
     Precision,
     Quiet,
-    Seed,
+    SeedOfFit,
+    SeedOfTranslation,
+    Settings,
     Source,
     TrustPickle,
     VGGInput,
     VGGWeights,
 )
-
-Model = Annotated[Path, typer.Argument(help="Directory of `namap fit`.")]
 
 
 def explore(
@@ -39,7 +40,7 @@ def explore(
     trust_pickle: TrustPickle = False,
     vgg_weights: VGGWeights = None,
     vgg_input: VGGInput = "torchvision",
-    seed: Seed = 0,
+    seed: SeedOfTranslation = 0,
     device: Device = "auto",
     precision: Precision = "auto",
     quiet: Quiet = False,
@@ -98,11 +99,12 @@ def train_mapper(
     images: Images = None,
     filters: Annotated[int | None, typer.Option(min=1, help="F of the CRN: 4F, 3F, 2F, F filters.")] = None,
     mapper_skip: Annotated[bool | None, typer.Option(help="T adds G(z) to the CRN's output. Default: yes.")] = None,
+    set_: Settings = None,
     generator: GivenSpec = None,
     trust_pickle: TrustPickle = False,
     vgg_weights: VGGWeights = None,
     vgg_input: VGGInput = "torchvision",
-    seed: Seed = 0,
+    seed: SeedOfFit = None,
     overwrite: Overwrite = False,
     device: Device = "auto",
     precision: Precision = "auto",
@@ -119,8 +121,7 @@ def train_mapper(
     options = {"vgg_weights": vgg_weights, "vgg_input": vgg_input, "device": device, "precision": precision}
     mapping = Mapping.from_pretrained(model, generator, trust_pickle, **options)
     features = None if vgg_weights is None else VGGFeatures(vgg_weights, 3, vgg_input)
-    given = {"images": images, "filters": filters, "skip": mapper_skip, "seed": seed}
-    settings = {name: value for name, value in given.items() if value is not None}
+    settings = read_settings(None, set_ or [], images=images, filters=filters, skip=mapper_skip, seed=seed)
     _, errors = train(mapping, data, outdir, features, quiet, overwrite, **settings)
     say(
         {"mapper": str(outdir), "mean_absolute_error_of_255": errors},

@@ -1,6 +1,5 @@
 """The verb that translates."""
 
-from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
@@ -8,17 +7,28 @@ import typer
 from .console import keep_apart, say
 from .errors import UsageError
 from .launch import launched
-from .options import AsJson, Debug, Device, GivenSpec, Precision, Quiet, Seed, TrustPickle, VGGInput, VGGWeights
+from .options import (
+    AsJson,
+    Debug,
+    Device,
+    GivenSpec,
+    Model,
+    Precision,
+    Quiet,
+    Refine,
+    SeedOfTranslation,
+    TrustPickle,
+    VGGInput,
+    VGGWeights,
+)
 
 
 def translate(
-    model: Annotated[Path, typer.Argument(help="Directory of `namap fit`.")],
+    model: Model,
     src: Annotated[str, typer.Argument(metavar="SRC", help="Queries: folder, file.npz:key, …; for Ray: see --engine.")],
     outdir: Annotated[str, typer.Option(help="Where the analogies go; the same command goes on there.")],
     solutions: Annotated[int, typer.Option(min=1, help="Analogies of each query.")] = 1,
-    refine: Annotated[
-        int | None, typer.Option(min=0, help="Iterations of code optimisation (Eq. 6) after the first codes.")
-    ] = None,
+    refine: Refine = None,
     temperature: Annotated[
         float, typer.Option(min=0, help="Factor on the noise of further solutions: more is more varied, less faithful.")
     ] = 1.0,
@@ -46,7 +56,7 @@ def translate(
     trust_pickle: TrustPickle = False,
     vgg_weights: VGGWeights = None,
     vgg_input: VGGInput = "torchvision",
-    seed: Seed = 0,
+    seed: SeedOfTranslation = 0,
     device: Device = "auto",
     precision: Precision = "auto",
     quiet: Quiet = False,

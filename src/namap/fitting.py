@@ -138,17 +138,6 @@ def place_reconstruction(
     return place(make_reconstruction(recipe, features), device)
 
 
-def refuse_unused(recipe: Recipe, features: nn.Module | None, vgg_weights: Path | None) -> None:
-    """See that a feature network which was given is one that the loss uses.
-
-    Raises:
-        UsageError: it does not.
-    """
-    if recipe.loss not in ("perceptual", "gram") and (features is not None or vgg_weights is not None):
-        given = "vgg_weights" if features is None else "features"
-        raise UsageError(f"{given}: loss={recipe.loss} has no feature network; use loss=perceptual or gram")
-
-
 def features_digest(reconstruction: Reconstruction) -> str | None:
     """What the weights of the perceptual loss's network are; None without one."""
     return None if reconstruction.features is None else digest(reconstruction.features.state_dict())
@@ -187,11 +176,10 @@ class MappingTask(Task):
         codes: where z comes from.
         targets: phi(y) of the queries.
         recipe: of the whole fit.
-        voters: images of X whose kinds are voted on; None: no vote.
-        first: with voters, whether this is the part of the fit before the vote, or the one after it.
+        x: images of X whose kinds the queries vote on; None: no vote.
+        span: the part of the fit that this is, as shares of it; None: all of it, or what follows the vote.
 
     Attributes:
-        span: the part of the fit that this is, as shares of it.
         dissent: how much analogies disagree with the vote; None: none was held.
     """
 
@@ -204,10 +192,10 @@ class MappingTask(Task):
         codes: CodeSource,
         targets: "FeatureCache",
         recipe: Recipe,
-        voters: ImageDomain | None = None,
-        first: bool = False,
+        x: ImageDomain | None = None,
+        span: tuple[float, float] | None = None,
     ):
-        self.span = (0.0, 1.0) if voters is None else (0.0, recipe.vote_at) if first else (recipe.vote_at, 1.0)
+        self.x, self.span = x, span or (0.0 if x is None else recipe.vote_at, 1.0)
         self.dissent: Dissent | None = None
         self.generator, self.mapper, self.codes = generator, mapper, codes
         self.reconstruction, self.targets, self.recipe = targets.reconstruction, targets, recipe
@@ -218,8 +206,13 @@ class MappingTask(Task):
             "recipe": asdict(recipe),
             "generator": generator.identity,
             "features": features_digest(self.reconstruction),
-            **({} if voters is None else {"x": voters.fingerprint}),
+            **({} if x is None else {"x": x.fingerprint}),
         }
+
+    def before_vote(self) -> "MappingTask":
+        """The part of the fit that comes before this one: the same networks and targets, and optimizers of its own."""
+        start = (0.0, self.recipe.vote_at)
+        return MappingTask(self.generator, self.mapper, self.codes, self.targets, self.recipe, self.x, start)
 
     def updates(self, batch: Batch) -> Iterator[Update]:
         """reconstruction(T(G(z)), y) + beta KL, for whatever source gives z."""

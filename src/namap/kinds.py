@@ -37,7 +37,7 @@ from .tensors import Images, PerSample, autocast, from_numpy, pick_device, pick_
 from .training import Run, train
 
 NEIGHBOURS, CELLS, DIRECTIONS = 10, 8, 40
-VOTERS = 4000  # images of X that kinds are found among
+MOST = 4000  # images of X that kinds are found among
 SHOWN = 16  # images of a kind on a sheet
 SPREAD, SPREADINGS = 0.97, 150  # a vote's share that is taken from the neighbours, so many times
 TEMPERATURE, LIKENESS, TURNS, PRICE_STEPS = 0.7, 4, 3, 300

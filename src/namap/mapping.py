@@ -25,7 +25,7 @@ from .runs import load_result, occupied
 from .saving import mapping_state, read_mapping, without_names
 from .tensors import as_seed
 from .training import identity, train
-from .voting import drop_checkpoints, hold_vote, open_voters, part_of
+from .voting import drop_checkpoints, hold_vote, load_x, part_of
 
 M = TypeVar("M", bound="Mapping")
 Source = str | Path | ImageDomain | UInt8[np.ndarray, "n c h w"]  # of images: whatever `load_domain` reads
@@ -91,7 +91,8 @@ class Mapping(Model):
     def learn(self, data: Source, home: Path | None, quiet: bool, x: Source | None, overwrite: bool) -> None:
         """What `fit` does: everything between the queries and a fitted mapping in `home`."""
         recipe = self.recipe
-        fitting.refuse_unused(recipe, self.features, self.vgg[0])
+        if self.features is not None and recipe.loss not in ("perceptual", "gram"):
+            raise UsageError(f"features: loss={recipe.loss} has no use for a feature network; use perceptual or gram")
         freeze(self.generator)  # the module inside may have been put into training since
         stream = fitting.stream_queries(data, recipe, self.image_size, self.channels or None)
         domain = stream or fitting.draw_queries(self.prepare_queries(data), recipe)
@@ -99,15 +100,14 @@ class Mapping(Model):
         fitting.warn_of_coverage(self.sample_x_uint8(256), domain)
         self.build(domain.channels, len(domain.head))
         self.place()
-        voters = open_voters(x, recipe, domain, self.sample_x_uint8)
-        task = self.make_task(domain, voters)
+        task = self.make_task(domain, load_x(x, recipe, domain, self.sample_x_uint8))
         run = fitting.make_run(recipe, self.generator, self.device, self.precision, quiet)
         with occupied(home, identity(task, domain, part_of(run, task)), overwrite) as finished:
             if finished and home is not None:
                 self.restore(load_result(home), home / "final")
                 return
-            if voters is not None:
-                task.dissent = hold_vote(self.make_task(domain, voters, first=True), voters, run, home)
+            if task.x is not None:
+                task.dissent = hold_vote(task.before_vote(), task.x, run, home)
             train(task, domain, part_of(run, task), home)
             self.eval()
             if home is not None and processes.is_main():
@@ -115,11 +115,11 @@ class Mapping(Model):
                 self.save_pretrained(home / "final")
                 drop_checkpoints(home)
 
-    def make_task(self, domain: Domain, voters: ImageDomain | None = None, first: bool = False) -> fitting.MappingTask:
-        """What is trained: T and the codes, on `domain`, which is prepared; with voters, up to the vote or after it."""
+    def make_task(self, domain: Domain, x: ImageDomain | None = None) -> fitting.MappingTask:
+        """What is trained: T and the codes, on `domain`, which is prepared; with images of X, what follows the vote."""
         how = (self.recipe.feature_cache_gb, self.device, self.precision)
         cache = fitting.FeatureCache(self.make_reconstruction(), domain, *how)
-        return fitting.MappingTask(self.generator, self.mapper, self.fitted_codes, cache, self.recipe, voters, first)
+        return fitting.MappingTask(self.generator, self.mapper, self.fitted_codes, cache, self.recipe, x)
 
     def translate(
         self,

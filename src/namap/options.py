@@ -39,8 +39,12 @@ QueriesOfFit = Annotated[
         "webdataset:PATTERN or datasets:PATH[:SPLIT].",
     ),
 ]
+Model = Annotated[Path, typer.Argument(help="Directory of `namap fit`, or owner/name on the hub.")]
+Settings = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any setting; may be repeated.")]
+Refine = Annotated[
+    int | None, typer.Option("--refine", min=0, help="Iterations of code optimisation (Eq. 6) after the first codes.")
+]
 SEED = typer.Option("--seed", min=0, max=2**63 - 1, help="Decides initialisation, data order and noise.")
-Seed = Annotated[int, SEED]
 SeedOfFit = Annotated[int | None, SEED]  # None: that of the settings
 SeedOfTranslation = Annotated[
     int, typer.Option("--seed", min=0, max=2**63 - 1, help="Decides the noise and the starts of the translation.")

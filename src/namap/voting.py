@@ -14,7 +14,7 @@ from .data import ImageDomain, load_domain
 from .data.feeding import ImageStream
 from .errors import UsageError
 from .fitting import MappingTask, codes_of
-from .kinds import VOTERS, Dissent, cast_votes, draw_kinds, find_kinds, learn_kinds, require_enough, tell_kinds
+from .kinds import MOST, Dissent, cast_votes, draw_kinds, find_kinds, learn_kinds, require_enough, tell_kinds
 from .pictures import write_picture
 from .recipes import Recipe
 from .runs import Row, read_log
@@ -26,13 +26,13 @@ KINDS_SHEET = "kinds.png"  # in the directory of a fit: what was voted on
 PARTS = ("before-the-vote", "kinds")  # directories within that of a fit
 
 
-def open_voters(
+def load_x(
     x: str | Path | ImageDomain | UInt8[np.ndarray, "n c h w"] | None,
     recipe: Recipe,
     domain: ImageDomain | ImageStream,
     samples: Callable[[int], UInt8[np.ndarray, "n c h w"]],
 ) -> ImageDomain | None:
-    """The images of X whose kinds are voted on, at most `VOTERS`: those that were given, or samples of G.
+    """The images of X whose kinds are voted on, at most `MOST`: those that were given, or samples of G.
 
     None where the recipe has no vote.
 
@@ -50,30 +50,30 @@ def open_voters(
         raise UsageError("setting kinds: not with warp, under which an analogy is no picture of X")
     size = samples(1).shape[1:]
     if x is None:
-        voters = ImageDomain.from_array(samples(VOTERS), source="samples of the generator")
+        images = ImageDomain.from_array(samples(MOST), source="samples of the generator")
     else:
-        voters = load_domain(x, size[-1], size[0]).some(VOTERS)
-    require_enough(voters, recipe.kinds, domain)
-    return voters
+        images = load_domain(x, size[-1], size[0]).some(MOST)
+    require_enough(images, recipe.kinds, domain)
+    return images
 
 
-def hold_vote(first: MappingTask, voters: ImageDomain, run: Run, home: Path | None) -> Dissent:
+def hold_vote(first: MappingTask, x: ImageDomain, run: Run, home: Path | None) -> Dissent:
     """Fit up to the vote, then let the queries decide on their kinds.
 
     Args:
         first: the fit so far; its networks are those that go on.
-        voters: images of X.
+        x: images of X whose kinds are voted on.
         run: of the whole fit.
         home: the directory of the fit, which keeps the logs of its parts in `PARTS`.
     """
     domain = first.targets.domain
-    assert isinstance(domain, ImageDomain)  # `open_voters` refuses streams
+    assert isinstance(domain, ImageDomain)  # `load_x` refuses streams
     before, learning = (None if home is None else home / part for part in PARTS)
     train(first, domain, part_of(run, first), before)
-    kinds = find_kinds(voters, first.recipe.kinds, run.seed)
+    kinds = find_kinds(x, first.recipe.kinds, run.seed)
     if home is not None:
-        write_picture(home / KINDS_SHEET, draw_kinds(voters, kinds))
-    network = learn_kinds(voters, kinds, replace(run, label="learning the kinds", result_bytes=0), learning)
+        write_picture(home / KINDS_SHEET, draw_kinds(x, kinds))
+    network = learn_kinds(x, kinds, replace(run, label="learning the kinds", result_bytes=0), learning)
     found = analogies_of(first, domain, run.precision)
     return Dissent(network, cast_votes(domain, tell_kinds(network, found, run.precision), kinds))
 
