@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from .errors import StorageError
+from .errors import StorageError, UsageError
 from .files import beside, storage_errors, write_file
 
 MANIFEST = "manifest.json"
@@ -93,6 +93,44 @@ def load_directory(source: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         return load_file(source / TENSORS), read_json(source / CONFIG)
     except (SafetensorError, OSError, TypeError, ValueError, RuntimeError) as error:  # a stranger's types and shapes
         raise StorageError(f"{source / TENSORS}: not a safetensors file ({error})") from None
+
+
+def find_model(path: str | Path) -> Path:
+    """The saved model at `path`: the directory itself, or `final/` in the output directory of a run.
+
+    Raises:
+        UsageError: there is none, or the run has not finished.
+    """
+    path = Path(path)
+    for candidate in (path, path / "final"):
+        if (candidate / MANIFEST).is_file():
+            return candidate
+    if path.is_file():
+        raise UsageError(f"{path}: not a model directory; namap loads directories that it saved, never pickles")
+    if not path.is_dir():
+        raise UsageError(f"{path}: no such directory; give the --outdir of a namap fit or train-generator")
+    if (path / "checkpoints").is_dir():
+        raise UsageError(f"{path}: this run has not finished; run its command again to go on")
+    verify(path)  # raises: says what a directory without a manifest is
+    raise AssertionError
+
+
+def open_model(path: str | Path, kind: str) -> tuple[Path, dict[str, Tensor], dict[str, Any]]:
+    """A saved model of this kind: where it lies, its tensors and its configuration, checked against the manifest.
+
+    Args:
+        path: as in `find_model`.
+        kind: `generator`, `mapping`, `mapper` or `classifier`.
+
+    Raises:
+        UsageError: nothing there, or a model of another kind.
+        StorageError: damaged files.
+    """
+    source = find_model(path)
+    tensors, config = load_directory(source)
+    if config.get("format") != f"namap-{kind}":
+        raise UsageError(f"{source}: holds a {config.get('format', 'foreign model')}, not a {kind}")
+    return source, tensors, config
 
 
 def verify(source: Path) -> None:

@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from .errors import StorageError, UsageError
+from .errors import StorageError, UsageError, first_line
 
 NEEDED = {"torch": (2, 10), "torchvision": (0, 25), "numpy": (1, 26), "safetensors": (0, 5), "huggingface_hub": (0, 30)}
 EXTRAS = {
@@ -65,9 +65,8 @@ def packages() -> Iterator[Finding]:
         try:
             import_module(name)
         except Exception as error:  # a shared library, a wrong pair of torch and torchvision: anything
-            reason = str(error).split("\n")[0][:160]
             mend = "pip install --force-reinstall torch torchvision, both of one index" if "torch" in name else mend
-            yield Finding(name, f"{found}, but cannot be imported ({reason})", mend, UsageError.exit_code)
+            yield Finding(name, f"{found}, but cannot be imported ({first_line(error)})", mend, UsageError.exit_code)
             continue
         old = tuple(int(part) for part in found.split(".")[:2] if part.isdecimal()) < least
         yield Finding(name, found, mend if old else "", UsageError.exit_code if old else 0)

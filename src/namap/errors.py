@@ -69,6 +69,11 @@ def warn(text: str) -> None:
         tqdm.write(f"warning: {one_line(text)}", file=sys.stderr)
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of what another library raised, cut where it is long; its type where it says nothing."""
+    return (str(error).strip() or type(error).__name__).split("\n")[0][:160]
+
+
 def one_line(text: str) -> str:
     r"""Text with what a terminal would obey, or cannot show, spelled out: names of files come from strangers.
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from .codes import QueryTable
 from .data.coverage import shrinking
-from .errors import StorageError, UsageError
+from .errors import StorageError, UsageError, first_line
 from .files import atomic_file, storage_errors
 from .fitting import map_x
 from .mapping import Mapping
@@ -170,7 +170,7 @@ def _trace(module: nn.Module, example: Tensor) -> torch.export.ExportedProgram:
             shapes = ({0: torch.export.Dim("batch")},)
             program = torch.export.export(module, (example,), dynamic_shapes=shapes)
     except Exception as error:  # foreign generators: anything may be in their way
-        raise UsageError(f"export: the network cannot be exported ({_first_line(error)})") from error
+        raise UsageError(f"export: the network cannot be exported ({_cause(error)})") from error
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)  # source lines, with the directories of this machine
     return program
@@ -187,7 +187,7 @@ def _onnx(module: nn.Module, example: Tensor, about: dict[str, Any]) -> bytes:
                 program, (example,), input_names=["images"], output_names=["found"], dynamo=True, verbose=False
             )
     except Exception as error:  # whatever has no ONNX operator
-        raise UsageError(f"export: cannot be written as ONNX ({_first_line(error)}); try --format pt2") from error
+        raise UsageError(f"export: cannot be written as ONNX ({_cause(error)}); try --format pt2") from error
     assert exported is not None
     exported.model.metadata_props.update({f"namap.{key}": str(value) for key, value in about.items()})
     return exported.model_proto.SerializeToString()
@@ -232,8 +232,8 @@ def need(*modules: str) -> None:
         raise UsageError(f"export: needs {', '.join(missing)}; pip install 'namap[onnx]'")
 
 
-def _first_line(error: BaseException) -> str:
+def _cause(error: BaseException) -> str:
     """The first line of what began it: the exporters put theirs around it."""
     while error.__cause__ is not None:
         error = error.__cause__
-    return (str(error).strip() or type(error).__name__).split("\n")[0][:160]
+    return first_line(error)

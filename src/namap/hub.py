@@ -14,7 +14,7 @@ from typing import Any
 
 from . import checkpoint
 from .card import Fitted, write_card
-from .errors import NamapError, StorageError, UsageError
+from .errors import NamapError, StorageError, UsageError, first_line
 from .saving import MODEL_FILES, without_places
 
 REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -131,8 +131,8 @@ def hub_errors(what: str) -> Iterator[None]:
         if status == 404:
             raise UsageError(f"{what} not on the hub; {login}") from error
         if isinstance(error, errors.HFValidationError):
-            raise UsageError(f"{what} {_first_line(error)}") from error
-        reason = f"answers {status}" if status else f"cannot be reached ({_first_line(error).rstrip(' .')})"
+            raise UsageError(f"{what} {first_line(error)}") from error
+        reason = f"answers {status}" if status else f"cannot be reached ({first_line(error).rstrip(' .')})"
         raise StorageError(f"{what} the hub {reason}; try again, or use a local directory") from error
     finally:
         logging.set_verbosity(verbosity)
@@ -146,7 +146,3 @@ def _status(error: BaseException | None) -> int | None:
             return response.status_code
         error = error.__cause__
     return None
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).split("\n")[0][:120]

@@ -9,8 +9,7 @@ from torch import Tensor, nn
 
 from . import checkpoint
 from .codes import CodeSource
-from .errors import UsageError
-from .generators import Generator, find_model, recall_generator, remember_generator
+from .generators import Generator, recall_generator, remember_generator
 from .recipes import Recipe, saved_recipe
 
 MODEL_FILES = (checkpoint.CONFIG, checkpoint.TENSORS, checkpoint.MANIFEST)
@@ -70,10 +69,7 @@ def read_mapping(path: str | Path) -> SavedMapping:
         UsageError: nothing there, or something else.
         StorageError: damaged files.
     """
-    source = find_model(path)
-    tensors, config = checkpoint.load_directory(source)
-    if config.get("format") != "namap-mapping":
-        raise UsageError(f"{source}: holds a {config.get('format', 'foreign model')}, not a mapping")
+    source, tensors, config = checkpoint.open_model(path, "mapping")
     return SavedMapping(source, tensors, config, saved_recipe(config, source))
 
 

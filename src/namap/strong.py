@@ -16,7 +16,7 @@ from . import checkpoint
 from .checkpoint import digest
 from .data import ImageDomain, load_domain
 from .errors import StorageError, UsageError
-from .generators import find_model, freeze
+from .generators import freeze
 from .losses import Reconstruction, l1
 from .mapping import Mapping
 from .networks import PaperMapper
@@ -76,10 +76,7 @@ class StrongMapper(nn.Module):
             UsageError: nothing there, or something else.
             StorageError: damaged files.
         """
-        source = find_model(path)
-        tensors, config = checkpoint.load_directory(source)
-        if config.get("format") != "namap-mapper":
-            raise UsageError(f"{source}: holds a {config.get('format', 'foreign model')}, not a mapper")
+        source, tensors, config = checkpoint.open_model(path, "mapper")
         limits = {"in_channels": 3, "out_channels": 3, "filters": 512, "skip": 1}
         values = config.get("mapper")
         if not isinstance(values, dict) or values.keys() != limits.keys():

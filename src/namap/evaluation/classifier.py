@@ -12,7 +12,7 @@ from .. import checkpoint
 from ..classifying import ClassifierTask
 from ..data import ImageDomain
 from ..errors import DataError, StorageError, UsageError
-from ..generators import find_model, freeze
+from ..generators import freeze
 from ..networks import NIN
 from ..runs import occupied
 from ..tensors import autocast, from_numpy, pick_device, pick_precision, place
@@ -120,10 +120,7 @@ class Classifier:
             UsageError: nothing there, or something else.
             StorageError: damaged files.
         """
-        source = find_model(path)
-        tensors, config = checkpoint.load_directory(source)
-        if config.get("format") != "namap-classifier":
-            raise UsageError(f"{source}: holds a {config.get('format', 'foreign model')}, not a classifier")
+        source, tensors, config = checkpoint.open_model(path, "classifier")
         values = {k: config.get(k) for k in LIMITS}
         for key, value in values.items():
             if type(value) is not int or not 1 <= value <= LIMITS[key]:

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from ..checkpoint import read_json
-from ..errors import StorageError, UsageError
+from ..errors import StorageError, UsageError, first_line
 from ..tensors import Codes, Images
 
 DECODERS = ("AutoencoderKL", "AutoencoderTiny", "VQModel")
@@ -95,8 +95,7 @@ def open_diffusers(root: Path, latent_dim: int | None = None) -> LatentDecoder |
     except UsageError:
         raise
     except Exception as error:  # diffusers raises anything on a damaged directory
-        reason = (str(error).strip() or type(error).__name__).split("\n")[0][:120]
-        raise UsageError(f"{folder}: damaged, or not a diffusers model ({reason})") from error
+        raise UsageError(f"{folder}: damaged, or not a diffusers model ({first_line(error)})") from error
 
 
 def find_part(root: Path) -> tuple[Path, dict[str, Any]]:

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from ..checkpoint import file_sha256
-from ..errors import UsageError, warn
+from ..errors import UsageError, first_line, warn
 
 # Operators of the namespaces aten and prim that reach files, other code or other machines.
 FORBIDDEN = {"aten::save", "aten::from_file", "prim::PythonOp", "prim::CallMethod", "prim::CallFunction"}
@@ -131,7 +131,7 @@ def open_file(path: Path, trust_pickle: bool = False) -> nn.Module:
     except UsageError:
         raise
     except Exception as error:  # torch's readers raise anything on a damaged file
-        raise UsageError(f"{path}: truncated or damaged ({_first_line(error)}); export it again") from error
+        raise UsageError(f"{path}: truncated or damaged ({first_line(error)}); export it again") from error
 
 
 def _script_or_program(path: Path, records: set[str]) -> Callable[[Path, Any, set[str]], None] | None:
@@ -167,10 +167,10 @@ def _open_pickle(path: Path, trusted: bool) -> nn.Module:
             warn(f"{path}: is unpickled on your word (--trust-pickle); whatever code it holds runs now, as you")
             module = torch.load(path, "cpu", weights_only=False)
     except ImportError as error:
-        raise UsageError(f"{path}: needs code that is not here ({_first_line(error)}); set PYTHONPATH to it") from error
+        raise UsageError(f"{path}: needs code that is not here ({first_line(error)}); set PYTHONPATH to it") from error
     except Exception as error:  # torch raises anything on a damaged file, and so may the code in it
         raise UsageError(
-            f"{path}: cannot be unpickled by torch.load ({_first_line(error)}); save it again, or open it in Python as "
+            f"{path}: cannot be unpickled by torch.load ({first_line(error)}); save it again, or open it in Python as "
             "it was made (StyleGAN: pickle.load) and use wrap_generator"
         ) from error
     if not isinstance(module, nn.Module):
@@ -286,11 +286,7 @@ def open_hub(place: str) -> Foreign:
             module = torch.hub.load(repo, name, trust_repo=True, verbose=False)  # pyright: ignore[reportArgumentType]
     except Exception as error:  # the repository's code may raise anything
         remedy = "" if local.is_dir() else f"; without a network, clone it and use hub:DIRECTORY:{name}"
-        raise UsageError(f"hub:{place}: cannot be loaded ({_first_line(error)}){remedy}") from error
+        raise UsageError(f"hub:{place}: cannot be loaded ({first_line(error)}){remedy}") from error
     if not isinstance(module, nn.Module):
         raise UsageError(f"hub:{place}: returned a {type(module).__name__}, not a module; wrap it in one")
     return Foreign(module, f"hub:{repo}:{name}", {})
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).split("\n")[0][:120]

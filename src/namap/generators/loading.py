@@ -43,26 +43,6 @@ def build_generator(config: Any, where: str | Path) -> Generator:
         raise StorageError(f"{where}: {error}") from None
 
 
-def find_model(path: str | Path) -> Path:
-    """The saved model at `path`: the directory itself, or `final/` in the output directory of a run.
-
-    Raises:
-        UsageError: there is none, or the run has not finished.
-    """
-    path = Path(path)
-    for candidate in (path, path / "final"):
-        if (candidate / checkpoint.MANIFEST).is_file():
-            return candidate
-    if path.is_file():
-        raise UsageError(f"{path}: not a model directory; namap loads directories that it saved, never pickles")
-    if not path.is_dir():
-        raise UsageError(f"{path}: no such directory; give the --outdir of a namap fit or train-generator")
-    if (path / "checkpoints").is_dir():
-        raise UsageError(f"{path}: this run has not finished; run its command again to go on")
-    checkpoint.verify(path)  # raises: says what a directory without a manifest is
-    raise AssertionError
-
-
 def load_generator(
     spec: str | Path,
     *,
@@ -113,10 +93,7 @@ def load_generator(
             raise UsageError(f"{spec}: {error}") from error
     if not Path(spec).exists():
         raise UsageError(f"{spec}: no such file or directory")
-    place = find_model(spec)
-    tensors, config = checkpoint.load_directory(place)
-    if config.get("format") != "namap-generator":
-        raise UsageError(f"{place}: holds a {config.get('format', 'foreign model')}, not a generator")
+    place, tensors, config = checkpoint.open_model(spec, "generator")
     generator = build_generator(config.get("generator"), place)
     checkpoint.load_weights(generator, tensors, place)
     if latent_dim not in (None, generator.latent_dim) or (image_range, spatial, stage) != ((-1, 1), None, None):

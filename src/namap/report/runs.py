@@ -13,7 +13,7 @@ from ..data import ImageDomain, load_domain
 from ..errors import DataError, UsageError
 from ..evaluation import evaluate_kept
 from ..evaluation.classifier import Classifier
-from ..generators import find_model, load_generator
+from ..generators import load_generator
 from ..mapping import Mapping
 from ..runs import read_log, read_record
 from ..tensors import pick_device, pick_precision, place
@@ -57,7 +57,7 @@ def report_runs(
         DataError: the queries cannot be read, or have no labels for the classifier that is given.
     """
     homes = [_home(run) for run in runs]
-    kinds = {str(checkpoint.read_json(find_model(home) / "config.json").get("format")) for home in homes}
+    kinds = {str(checkpoint.read_json(checkpoint.find_model(home) / "config.json").get("format")) for home in homes}
     names = short_names(homes)
     if kinds == {"namap-generator"}:
         return _report_generators(homes, names, output, data, options)
