@@ -7,7 +7,7 @@ from PIL import Image
 from namap import checkpoint, kinds
 from namap.data import ImageDomain, load_domain
 from namap.errors import DataError, UsageError
-from namap.kinds import balance, cast_votes, find_kinds
+from namap.kinds import balance, cast_votes, find_kinds, tell_kinds
 from namap.mapping import VAENAM
 from namap.runs import clear
 from namap.voting import PARTS, read_whole_log
@@ -91,6 +91,25 @@ def test_a_fit_hears_the_vote_and_goes_on_where_it_was_stopped(generator, handwr
     loaded = fit(tmp_path / "whole")  # finished: loads
     queries = handwriting.subset(slice(0, 5))
     np.testing.assert_array_equal(whole.translate(queries).codes, loaded.translate(queries).codes)
+
+
+def test_refining_keeps_the_kinds_that_the_vote_gave(generator, handwriting, typeset, tmp_path, quick):
+    settings = {**SMALL, "kinds": 5, "vote_weight": 30.0, "code_rate": 0.3, "refine_noise": 0.0}
+    mapping = VAENAM(generator, **settings).fit(handwriting, tmp_path, quiet=True, x=typeset.subset(slice(0, 200)))
+    loaded, queries = VAENAM.from_pretrained(tmp_path, precision="fp32"), handwriting.subset(slice(0, 60))
+
+    def doubt(found):
+        """How little the images still are of the kinds that they were of after one pass."""
+        x = ImageDomain.from_array(found.x[:, 0])
+        return -np.log(np.take_along_axis(tell_kinds(loaded.kinds, x, "fp32"), wanted[:, None], 1)).mean()
+
+    one_pass, refined = (loaded.translate(queries, refine=steps, tolerance=0.0) for steps in (0, 30))
+    wanted = tell_kinds(loaded.kinds, ImageDomain.from_array(one_pass.x[:, 0]), "fp32").argmax(1)
+    np.testing.assert_array_equal(refined.codes, mapping.translate(queries, refine=30, tolerance=0.0).codes)
+    loaded.kinds, told = None, loaded.kinds
+    without = loaded.translate(queries, refine=30, tolerance=0.0)
+    loaded.kinds = told
+    assert doubt(refined) < min(doubt(one_pass), doubt(without)) and without.losses.mean() < refined.losses.mean()
 
 
 @pytest.mark.parametrize("stage", ["fitting vae", "learning the kinds"])

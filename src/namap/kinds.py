@@ -231,17 +231,16 @@ def tell_kinds(network: KindNetwork, x: ImageDomain, precision: str) -> Shares:
 
 
 class Dissent:
-    """How much analogies disagree with the outcome of a vote.
+    """How much images of X disagree with the kinds that they should have, e.g. analogies with the outcome of a vote.
 
     Args:
         network: tells kinds.
-        shares: the outcome.
+        wanted: the kind of each.
     """
 
-    def __init__(self, network: KindNetwork, shares: Shares):
-        self.network = network
-        self.voted = torch.from_numpy(shares.argmax(1)).to(next(network.parameters()).device)
+    def __init__(self, network: KindNetwork, wanted: Int[Tensor, " n"]):
+        self.network, self.wanted = network, wanted.to(next(network.parameters()).device)
 
     def __call__(self, index: Int[Tensor, " b"], x: Images) -> PerSample:
-        """Cross-entropy of the kind of an analogy x and the one that was voted, of the queries `index`."""
-        return F.cross_entropy(self.network(x), self.voted[index], reduction="none")
+        """Cross-entropy of the kind of x and the one that is wanted of number `index`."""
+        return F.cross_entropy(self.network(x), self.wanted[index], reduction="none")

@@ -17,7 +17,7 @@ from .analogies import Analogies, counted
 from .data import ImageDomain, load_domain
 from .data.coverage import shrink
 from .data.feeding import ImageStream
-from .errors import DataError, UsageError, warn
+from .errors import DataError, UsageError
 from .generators import Generator, freeze
 from .hub import local_model, push
 from .model import Model
@@ -79,12 +79,12 @@ class Mapping(Model):
             DivergedError: the loss became NaN and stayed so.
             UsageError: `outdir` holds another run, or the loss has no use for the feature network that was given.
         """
-        before = self.mapper, self.codes, self.channels, self.data, self.fitted_features
+        before = self.mapper, self.codes, self.kinds, self.channels, self.data, self.fitted_features
         self.channels, self.fitted_features = 0, None
         try:
             self.learn(data, None if outdir is None else Path(outdir), quiet, x, overwrite)
         except BaseException:  # what an earlier fit has learnt is left
-            self.mapper, self.codes, self.channels, self.data, self.fitted_features = before
+            self.mapper, self.codes, self.kinds, self.channels, self.data, self.fitted_features = before
             raise
         return self
 
@@ -109,6 +109,7 @@ class Mapping(Model):
             if task.x is not None:
                 task.dissent = hold_vote(task.before_vote(), task.x, run, home)
             train(task, domain, part_of(run, task), home)
+            self.kinds = None if task.dissent is None else task.dissent.network
             self.eval()
             if home is not None and processes.is_main():
                 domain.write_skipped(home)
@@ -138,7 +139,6 @@ class Mapping(Model):
             data: queries: whatever `load_domain` reads.
             solutions: k answers for each query; with `vae`, the first is of the mean and the others are samples.
             refine: iterations of Eq. 6 that follow the first codes; None: 0 with an encoder (one pass), 200 for NAM.
-                They lower the loss. After a vote (`kinds`), of which they know nothing, they cost meaning.
             seed: of the samples and starts: a number, or a torch.Generator, of which one number is drawn, so that the
                 next call gives others (diffusers' argument `generator`, which here means G).
             batch_size: queries at a time, 1 or more; changes nothing but memory and speed.
@@ -179,8 +179,6 @@ class Mapping(Model):
             DataError: images that are not such, or not as many as names.
         """
         seed = as_seed(seed)
-        if asked.get("refine") and self.recipe.kinds:
-            warn("refine: Eq. 6 knows nothing of the vote that this fit held, and undoes a part of what it mended")
         for names, images in batches:
             queries = self.prepare_queries(ImageDomain.from_array(images)).images
             if len(names) != len(queries):
@@ -196,7 +194,7 @@ class Mapping(Model):
         """What is saved: tensors and configuration."""
         features = fitting.features_digest(self.make_reconstruction())
         known = {"channels": self.channels, "features": features, "data": self.data}
-        return mapping_state(self.mapper, self.fitted_codes, self.generator, self.recipe, **known)
+        return mapping_state(self.mapper, self.fitted_codes, self.kinds, self.generator, self.recipe, **known)
 
     @property
     def identity(self) -> dict[str, Any]:

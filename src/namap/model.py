@@ -1,6 +1,7 @@
 """What a mapping computes with: a frozen generator G, a mapper T and a source of codes, on one device."""
 
 import math
+from collections.abc import Callable
 from numbers import Integral
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -11,15 +12,27 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from . import checkpoint, fitting
-from .codes import CodeSource
+from .codes import CodeSource, QueryTable
 from .errors import UsageError
 from .generators import WarpedGenerator, freeze, sample, sample_uint8
+from .kinds import Dissent, KindNetwork
 from .losses import Reconstruction
 from .networks.crn import match_channels
 from .networks.vgg import Convention
 from .recipes import Method, Recipe, complete_recipe
 from .solving import CodeSearch, scored_at_once
-from .tensors import Images, XImages, autocast, from_numpy, pick_device, pick_precision, place, random_stream, to_uint8
+from .tensors import (
+    Images,
+    PerSample,
+    XImages,
+    autocast,
+    from_numpy,
+    pick_device,
+    pick_precision,
+    place,
+    random_stream,
+    to_uint8,
+)
 
 M = TypeVar("M", bound="Model")
 
@@ -58,11 +71,13 @@ class Model:
         self.channels = 0  # of Y; known after a fit
         self.mapper: nn.Module = nn.Identity()
         self.codes: CodeSource | None = None
+        self.kinds: KindNetwork | None = None  # of a fit that held a vote
 
     def build(self, channels: int, count: int) -> None:
         """Make T and the source of codes, untrained, for `count` queries of `channels` channels."""
         self.channels = channels
         self.mapper, self.codes = fitting.make_networks(self.recipe, self.generator, channels, count)
+        self.kinds = None
 
     def to(self: M, device: str | torch.device) -> M:
         """Move everything to `auto`, `cpu` or `cuda[:n]`; a precision of `auto` is chosen anew."""
@@ -79,6 +94,8 @@ class Model:
         """Move T and the source of codes to the device, channels last."""
         place(self.mapper, self.device)
         place(self.fitted_codes, self.device)
+        if self.kinds is not None:
+            place(self.kinds, self.device)
 
     def make_reconstruction(self) -> Reconstruction:
         """The loss of the recipe, with its feature network where it has one."""
@@ -99,6 +116,11 @@ class Model:
         """Load T and the codes of a saved mapping into this one, which has been built."""
         checkpoint.load_weights(self.mapper, checkpoint.without_prefix("mapper", tensors), source)
         checkpoint.load_weights(self.fitted_codes, checkpoint.without_prefix("codes", tensors), source)
+        if kinds := checkpoint.without_prefix("kinds", tensors):
+            with torch.device("meta"):
+                self.kinds = KindNetwork(self.generator.channels, self.image_size, self.recipe.kinds)
+            checkpoint.load_weights(self.kinds, kinds, source)
+            freeze(self.kinds)
         self.place()
         self.eval()
 
@@ -154,8 +176,22 @@ class Model:
                 rate=recipe.code_rate,
                 prior_weight=recipe.beta * source.norm_weight,
                 spread=self.refine_spread(y) if steps else None,
+                dissent=self.keep_kinds(starts) if steps else None,
                 tolerance=tolerance,
             )
+
+    def keep_kinds(self, starts: Float[Tensor, "b k d"]) -> Callable[[Tensor, XImages], PerSample] | None:
+        """After a vote, what holds each path of a search to the kind of image that E has learnt to start it from.
+
+        Reconstruction alone would undo a part of what the vote has mended. None without a vote, and where codes start
+        from the prior: such a start says nothing of its query.
+        """
+        if self.kinds is None or isinstance(self.codes, QueryTable):
+            return None
+        parts = starts.flatten(0, 1).split(scored_at_once(self.generator))
+        wanted = torch.cat([self.kinds(self.generator(part)).argmax(1) for part in parts])
+        dissent, weight = Dissent(self.kinds, wanted), self.recipe.vote_weight
+        return lambda path, x: weight * dissent(path, x)
 
     def refine_spread(self, y: Images) -> Float[Tensor, "b d"] | None:
         """Standard deviation of the noise under which the codes of y are optimised, `[b d]`; None: without noise."""

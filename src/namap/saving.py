@@ -16,19 +16,21 @@ MODEL_FILES = (checkpoint.CONFIG, checkpoint.TENSORS, checkpoint.MANIFEST)
 
 
 def mapping_state(
-    mapper: nn.Module, codes: CodeSource, generator: Generator, recipe: Recipe, **known: Any
+    mapper: nn.Module, codes: CodeSource, kinds: nn.Module | None, generator: Generator, recipe: Recipe, **known: Any
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors and configuration of a fitted mapping.
 
     Args:
         mapper: T.
         codes: table or encoder.
+        kinds: what tells the kinds that were voted on; None: no vote.
         generator: G; a foreign one is referred to by its files and their sha256, not copied.
         recipe: of the fit.
         **known: further values of the configuration.
     """
     tensors = checkpoint.prefixed("mapper", mapper.state_dict())
     tensors |= checkpoint.prefixed("codes", codes.state_dict())
+    tensors |= {} if kinds is None else checkpoint.prefixed("kinds", kinds.state_dict())
     described, weights = remember_generator(generator)
     tensors |= checkpoint.prefixed("generator", weights)
     config = {

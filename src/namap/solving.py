@@ -1,6 +1,7 @@
 """NAM Eq. 6: the code of a query by optimisation, T and G fixed."""
 
 import math
+from collections.abc import Callable
 
 import torch
 from jaxtyping import Float, Int
@@ -9,7 +10,7 @@ from tqdm import tqdm
 
 from .generators import Generator
 from .losses import Reconstruction
-from .tensors import Images, random_stream
+from .tensors import Images, PerSample, XImages, random_stream
 
 WINDOW = 10  # iterations whose mean objective is compared with that of as many before
 BETAS, EPSILON = (0.9, 0.999), 1e-8  # Adam's
@@ -20,6 +21,8 @@ class CodeSearch:
     """NAM Eq. 6 for every query from each of its k starts, some iterations at a time.
 
         argmin_z  E_eps reconstruction(T(G(z + spread * eps)), y) + prior_weight * 1/2 ||z||^2      (NAM Eq. 6)
+
+    and, with `dissent`, E_eps dissent(G(z + spread * eps)): an image must keep the kind that it has been given.
 
     Without `spread` this is NAM's Eq. 6, and the best code of each path is kept. With the encoder's sigma as `spread`
     it refines the mean of q(z|y) under the objective that E was trained with: a point alone would find codes that
@@ -40,6 +43,7 @@ class CodeSearch:
         rate: Adam's learning rate, decayed along half a cosine.
         prior_weight: weight of the Gaussian prior: the KL term for a point.
         spread: standard deviation of the noise on each query's codes; None: none.
+        dissent: from numbers of paths `[p]` and their images to a loss `[p]`; None: none.
         tolerance: share of the objective that ten iterations must win; 0: every path takes all its steps.
         batch_size: paths that are optimised at a time.
 
@@ -61,12 +65,14 @@ class CodeSearch:
         rate: float = 0.03,
         prior_weight: float = 0.0,
         spread: Float[Tensor, "b d"] | None = None,
+        dissent: Callable[[Int[Tensor, " p"], XImages], PerSample] | None = None,
         tolerance: float = 1e-3,
         batch_size: int = 64,
     ):
         self.generator, self.mapper, self.reconstruction = generator, mapper, reconstruction
         self.y, self.shape, self.steps, self.rate = y, starts.shape[:2], steps, rate
-        self.prior_weight, self.spread, self.tolerance, self.batch_size = prior_weight, spread, tolerance, batch_size
+        self.prior_weight, self.spread, self.dissent = prior_weight, spread, dissent
+        self.tolerance, self.batch_size = tolerance, batch_size
         self.codes = starts.detach().flatten(0, 1).clone()
         # eps and -eps, the same for all paths and in every window: of mean 0, which keeps a code where its objective
         # is least, and two windows differ by what was won alone.
@@ -114,8 +120,10 @@ class CodeSearch:
                 if self.spread is not None:
                     noise = self.spread[self.rows["path"] // self.shape[1]] * self.noise[self.rows["step"] % WINDOW]
                 y, *targets = self.known
-                loss = self.reconstruction(self.mapper(self.generator(z + noise)), y, targets)
-                loss = loss + self.prior_weight * 0.5 * z.square().sum(1)
+                x = self.generator(z + noise)
+                loss = self.reconstruction(self.mapper(x), y, targets) + self.prior_weight * 0.5 * z.square().sum(1)
+                if self.dissent is not None:
+                    loss = loss + self.dissent(self.rows["path"], x)
                 (gradient,) = torch.autograd.grad(loss.sum(), z)
             self.descend(loss.detach(), gradient)
             self.step += 1
