@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from statistics import fmean, stdev
 from typing import Any
 
@@ -15,8 +15,13 @@ ORDER = ["street2digits", "digits2street", "car2car", "car2car-back", "edges2sho
 ORDER += ["avatar2face", "emoji", "generators", "runtime"]
 SHARES = ("kept", "kept_by_any", "taken_for_x", "top1", "top5", "top1_small", "top5_small", "within_10_degrees")
 LOWER = ("distance", "best_distance", "angle", "kid")  # less is better
-PUBLISHED, RIVALS = ("nam", "ae", "vae", "vae-kl"), ("cyclegan", "discogan", "distancegan")
-MATCHERS = ("nearest-vgg", "csls-vgg", "assignment-vgg")  # of emoji
+PUBLISHED = {"nam": "NAM", "ae": "AE-NAM", "vae": "VAE-NAM", "vae-kl": "VAE-NAM with KL"}
+RIVALS = {"cyclegan": "CycleGAN", "discogan": "DiscoGAN", "distancegan": "DistanceGAN"}
+MATCHERS = {
+    "nearest-vgg": "nearest by VGG",
+    "csls-vgg": "CSLS by VGG",
+    "assignment-vgg": "assignment by VGG",
+}  # of emoji
 DATA = {"reference": "the reference data", "papers": "the papers' own data"}
 
 
@@ -232,33 +237,49 @@ def in_order(results: list[Result]) -> list[Result]:
 def summary_table(results: list[Result]) -> str:
     """A line for each experiment: its first measure for namap, the best of papers and rivals, what learns nothing."""
     lines = [
-        "| from → to | measure | namap | seeds | papers' loss | best rival | copy | nearest in X | papers' best "
-        "| KID: namap, that rival, samples of G |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "| from → to | measure | namap | papers' loss | best rival | copy | nearest in X | papers' best |",
+        "|---|---|---|---|---|---|---|---|",
     ]
-    for result in results:
-        rows = {m: cells for m, cells in by_row(result).items() if cells[0]["measures"]}
-        if "namap" not in rows:
-            continue
+    for result, rows in with_namap(results):
         check(result)
         measure, heading = next(iter(dict(result["headline"]).items()))
-
-        def best(methods: tuple[str, ...], rows=rows, measure=measure) -> str:
-            means = {m: fmean(c["measures"][measure] for c in rows[m]) for m in methods if m in rows}
-            return (min if measure in LOWER else max)(means, key=lambda m: means[m]) if means else ""
 
         def shown(method: str, rows=rows, measure=measure) -> str:
             return spread([c["measures"].get(measure) for c in rows.get(method, [])], measure in SHARES)
 
-        paper, rival = best(PUBLISHED), best(RIVALS + MATCHERS)
-        others = [f"{shown(method)} ({method})" if method else "" for method in (paper, rival)]
-        others += [shown("copy"), shown("nearest"), result.get("published", "")]
-        kids = [shown(method, measure="kid").partition(" ± ")[0] for method in ("namap", rival, "generator")]
-        realism = ", ".join(kids) if any(kids) else ""
+        others = [(best_row(rows, measure, named), named) for named in (PUBLISHED, RIVALS | MATCHERS)]
+        cells = [f"{shown(method)} ({named[method]})" if method else "" for method, named in others]
+        cells += [shown("copy"), shown("nearest"), result.get("published", "")]
         what = re.split("[;:(]", result["what"])[0].strip().replace(" to ", " → ", 1)
-        measured = f"{heading} {'↓' if measure in LOWER else '↑'} | {shown('namap')} | {len(rows['namap'])}"
-        lines.append(f"| {what} (`{result['name']}`) | {measured} | {' | '.join([*others, realism])} |")
+        alone = " (one seed)" if len(rows["namap"]) == 1 else ""
+        measured = f"{heading} {'↓' if measure in LOWER else '↑'} | {shown('namap')}{alone}"
+        lines.append(f"| {what} (`{result['name']}`) | {measured} | {' | '.join(cells)} |")
     return "\n".join(lines) if len(lines) > 2 else ""
+
+
+def realism_table(results: list[Result]) -> str:
+    """A line for each experiment: how far the sets of answers are from X, of namap and of the rivals."""
+    columns = {"namap": "namap", **RIVALS, "nearest": "nearest in X", "generator": "samples of G"}
+    lines = [f"| KID ↓ | {' | '.join(columns.values())} |", f"|---|{'---|' * len(columns)}"]
+    for result, rows in with_namap(results):
+        kids = [spread([c["measures"].get("kid") for c in rows.get(m, [])]).partition(" ± ")[0] for m in columns]
+        if kids[0]:
+            lines.append(f"| `{result['name']}` | {' | '.join(kids)} |")
+    return "\n".join(lines) if len(lines) > 2 else ""
+
+
+def with_namap(results: list[Result]) -> Iterator[tuple[Result, dict[str, list[Result]]]]:
+    """The results that have a row of namap's, with their measured rows."""
+    for result in results:
+        rows = {m: cells for m, cells in by_row(result).items() if cells[0]["measures"]}
+        if "namap" in rows:
+            yield result, rows
+
+
+def best_row(rows: dict[str, list[Result]], measure: str, methods: Iterable[str]) -> str:
+    """Which of the methods is the best in a measure; '' where none was measured."""
+    means = {m: fmean(c["measures"][measure] for c in rows[m]) for m in methods if m in rows}
+    return (min if measure in LOWER else max)(means, key=lambda m: means[m]) if means else ""
 
 
 # ---- ablations ---------------------------------------------------------------------------------------------------

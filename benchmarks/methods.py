@@ -242,7 +242,7 @@ REFINED = {
 WITHOUT_VOTE = {
     "without-vote": Row(without_vote, "namap, without the vote", lambda s: s.ours | NO_VOTE, ("generator",))
 }
-WITH_KL = {"vae-kl": _paper("vae", ", with its KL term", beta=default_recipe().beta)}
+WITH_KL = {"vae-kl": _paper("vae", ", with KL", beta=default_recipe().beta)}
 
 
 def rows_with(below_namap: dict[str, Row], below_vae: dict[str, Row] | None = None) -> dict[str, Row]:

@@ -11,7 +11,15 @@ from namap.checkpoint import read_json
 from namap.errors import StorageError
 from namap.runs import differences
 
-from .experiment_tables import ablation_page, experiment_section, in_order, spread, summary_table, verdict
+from .experiment_tables import (
+    ablation_page,
+    experiment_section,
+    in_order,
+    realism_table,
+    spread,
+    summary_table,
+    verdict,
+)
 from .wanted import configuration, make_scene
 
 HERE = Path(__file__).parent
@@ -54,7 +62,8 @@ def figure(name: str) -> str | None:
 
 def results_block() -> str:
     """README's: the experiments of the bench, then the demo."""
-    return "\n\n".join(part for part in (summary_table(experiments()), demo_table(read("demo"))) if part)
+    parts = (summary_table(experiments()), realism_table(experiments()), demo_table(read("demo")))
+    return "\n\n".join(part for part in parts if part)
 
 
 def demo_table(result: Result) -> str:

@@ -10,7 +10,15 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks import tables
-from benchmarks.experiment_tables import ablation_page, check, experiment_section, spread, summary_table, verdict
+from benchmarks.experiment_tables import (
+    ablation_page,
+    check,
+    experiment_section,
+    realism_table,
+    spread,
+    summary_table,
+    verdict,
+)
 from benchmarks.wanted import configuration, make_scene
 
 from namap.errors import StorageError, UsageError
@@ -113,12 +121,13 @@ def test_another_commit_is_shown_and_another_configuration_refused(result):
 def test_the_summary_takes_the_best_of_each_kind(result):
     line = summary_table([result]).splitlines()[-1]
     assert line == (
-        "| house numbers → digits (`street2digits`) | digit kept ↑ | 85.0% ± 7.1% | 2 | 30.0% (vae) | 50.0% (cyclegan) "
-        "| 10.0% |  | 37.4% | 3.00, 3.00,  |"
+        "| house numbers → digits (`street2digits`) | digit kept ↑ | 85.0% ± 7.1% | 30.0% (VAE-NAM) | 50.0% (CycleGAN) "
+        "| 10.0% |  | 37.4% |"
     )
+    assert realism_table([result]).splitlines()[-1] == "| `street2digits` | 3.00 | 3.00 | 3.00 |  |  |  |"
     result["headline"] = {"kid": "KID"}
     result["cells"][-1]["measures"]["kid"] = 2.0
-    assert "KID ↓ |" in summary_table([result]) and "2.00 (discogan)" in summary_table([result]), "less is better"
+    assert "KID ↓ |" in summary_table([result]) and "2.00 (DiscoGAN)" in summary_table([result]), "less is better"
     assert summary_table([]) == ""
 
 
