@@ -107,11 +107,8 @@ def notes(result: Result, rows: dict[str, list[Result]]) -> list[str]:
         found.append(verdict({m: fmean(c["measures"]["kept"] for c in cells) for m, cells in rows.items()}))
     first, titles = next(iter(dict(result["headline"]).values())), result.get("rows", {})
     found += [*namap_notes(rows.get("namap", []), first)]
-    found += [
-        *budget_notes(
-            {titles.get(m, m): cells for m, cells in rows.items() if m.partition("-")[0] in (*PUBLISHED, *RIVALS)}
-        )
-    ]
+    limited = [m for m in rows if m.partition("-")[0] in PUBLISHED | RIVALS]  # with what has more time
+    found += [*budget_notes({titles.get(m, m): rows[m] for m in limited})]
     if any((c["measures"].get("taken_for_x") or 0) > 0.5 for c in rows.get("copy", []) if c["measures"]):
         found.append("The classifier of X against Y takes recoloured queries for X, too: its column tells little here.")
     return [" ".join([*found, *circumstance_notes(shown)])]
