@@ -152,7 +152,15 @@ class Model:
         temperature: float = 1.0,
         tolerance: float = 1e-3,
     ) -> CodeSearch:
-        """The search for the codes of prepared queries y, `[b c h w]` in [-1, 1], not yet begun: NAM Eq. 6.
+        """The search for the codes of queries (NAM Eq. 6), not yet begun: `translate` in steps of one's own.
+
+        Args:
+            y: queries as `prepare_queries` gives them, `[b c h w]` in [-1, 1], on the device of the mapping.
+            solutions: k starts of each query.
+            refine: iterations of Eq. 6; None: 0 with an encoder, 200 for NAM.
+            seed: of the samples and starts.
+            temperature: factor on their noise.
+            tolerance: a path ends when ten iterations lower its objective by less than this share; 0: never early.
 
         Raises:
             UsageError: not fitted yet, a number out of its bounds, or several solutions of a method that has one.
@@ -185,6 +193,9 @@ class Model:
 
         Reconstruction alone would undo a part of what the vote has mended. None without a vote, and where codes start
         from the prior: such a start says nothing of its query.
+
+        Args:
+            starts: k codes of each query.
         """
         if self.kinds is None or isinstance(self.codes, QueryTable):
             return None
