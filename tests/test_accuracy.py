@@ -10,6 +10,7 @@ from namap.mapping import VAENAM
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # two minutes where nothing else runs
 def test_a_tiny_mapping_keeps_the_digit():
     x = load_domain("embedded:typeset/train")
     generator = train_generator(x, dcgan.Recipe(latent_dim=16, images=36_000, width=20), quiet=True)

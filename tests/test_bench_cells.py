@@ -132,7 +132,7 @@ def test_measures_that_need_labels_are_left_out_where_data_have_none(tmp_path):
     headline = runner.measured_headline(scene, [*cells, {"method": "runtime", "measures": None}])
     assert headline == [("distance", "distance to the photo"), ("diversity", "diversity")]
     result = {"name": "edges2shoes", "what": "edges to shoes", "data": "papers", "headline": headline, "cells": cells}
-    assert "| distance to the photo ↓ | 0.200 |" in summary_table([result])
+    assert "| distance to the photo ↓ | 0.200 (one seed) |" in summary_table([result])
 
 
 def test_the_budget_of_a_wanted_row_leaves_the_others_theirs(tmp_path):

@@ -120,7 +120,7 @@ def test_one_query_is_no_collapse_and_nothing_asked_for_is_refused(generator, ha
     mapping = NAM(generator, **{**SMALL, "images": 3200}).fit(one, quiet=True)
     assert "collapsed" not in capsys.readouterr().err
     for wrong in ({"solutions": 0}, {"refine": -1}):
-        with pytest.raises(UsageError, match="use 1 or more, and 0 or more"):
+        with pytest.raises(UsageError, match="use whole numbers, of 1 or more and 0 or more"):
             mapping.translate(one, **wrong)
 
 
