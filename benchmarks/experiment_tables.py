@@ -10,18 +10,18 @@ from scipy.stats import spearmanr
 
 from namap.errors import UsageError
 
+from . import baselines
+from .methods import PAPERS
+
 Result = dict[str, Any]
 ORDER = ["street2digits", "digits2street", "car2car", "car2car-back", "edges2shoes", "edges2bags", "bags2shoes"]
 ORDER += ["avatar2face", "emoji", "generators", "runtime"]
 SHARES = ("kept", "kept_by_any", "taken_for_x", "top1", "top5", "top1_small", "top5_small", "within_10_degrees")
 LOWER = ("distance", "best_distance", "angle", "kid")  # less is better
-PUBLISHED = {"nam": "NAM", "ae": "AE-NAM", "vae": "VAE-NAM", "vae-kl": "VAE-NAM with KL"}
-RIVALS = {"cyclegan": "CycleGAN", "discogan": "DiscoGAN", "distancegan": "DistanceGAN"}
-MATCHERS = {
-    "nearest-vgg": "nearest by VGG",
-    "csls-vgg": "CSLS by VGG",
-    "assignment-vgg": "assignment by VGG",
-}  # of emoji
+PUBLISHED = PAPERS | {"vae-kl": "VAE-NAM with KL"}
+RIVALS = {name: kind.__name__ for name, kind in baselines.RIVALS.items()}
+# Of emoji.
+MATCHERS = {"nearest-vgg": "nearest by VGG", "csls-vgg": "CSLS by VGG", "assignment-vgg": "assignment by VGG"}
 DATA = {"reference": "the reference data", "papers": "the papers' own data"}
 
 
@@ -160,7 +160,7 @@ def budget_notes(rows: dict[str, list[Result]]) -> Iterator[str]:
         granted = [s for s in map(granted_seconds, cells) if s is not None]
         each.append(f"{title} {count:,.0f}" + (f" in {fmean(granted) / 60:.0f} minutes" if granted else ""))
     if each:
-        yield f"Steps that its time allowed each: {'; '.join(each)}. Published runs have many times more."
+        yield f"Steps that each had time for: {'; '.join(each)}. Published runs have many times more."
 
 
 def granted_seconds(cell: Result) -> float | None:

@@ -64,7 +64,8 @@ def run_bench(
         budget_min = QUICK_MINUTES
     wanted = methods or list(rows_of(scene.experiment))
     if rival_budget != 1:
-        wanted += [f"{method}-{rival_budget:g}x" for method in wanted if find_row(scene.experiment, method).budget_of]
+        limited = [name for name, row in rows_of(scene.experiment).items() if row.budget_of and name in wanted]
+        wanted = wanted + [f"{name}-{rival_budget:g}x" for name in limited]
     home = open_cells(scene, runs)
     if not quick:
         take_recorded(scene, home, results, wanted, budget_min)

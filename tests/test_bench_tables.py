@@ -97,7 +97,9 @@ def test_a_section_says_how_many_steps_the_rivals_had(result):
     result["cells"][-2]["configuration"] = asked
     result["cells"][-1]["seconds"]["granted"] = 600.0
     text = "\n".join(experiment_section(result, None))
-    assert "allowed each: VAE-NAM 15; CycleGAN 1,500 in 22 minutes; DiscoGAN 1,500 in 10 minutes. Published" in text
+    assert (
+        "each had time for: VAE-NAM 15; CycleGAN 1,500 in 22 minutes; DiscoGAN 1,500 in 10 minutes. Published" in text
+    )
 
 
 def test_another_commit_is_shown_and_another_configuration_refused(result):

@@ -55,7 +55,8 @@ def test_the_accuracy_on_held_out_images_is_by_name(place, judge, tmp_path):
     assert trained(light).accuracy_on_x == 1.0, "its number there is that of the dark ones among the others"
     assert trained(replace(light, classes=["dark"])).accuracy_on_x == 0.0, "of these images, not of those before"
     with pytest.raises(DataError, match="has no labels"):
-        trained(replace(light, labels=None))
+        train_classifier(x, tmp_path / "new", images=2000, width=4, held_out=replace(light, labels=None), quiet=True)
+    assert not (tmp_path / "new").exists(), "refused before any training"
 
 
 def test_numbers_far_apart_are_no_classes(place):

@@ -36,7 +36,8 @@ def test_golden_losses(method, loss, generator, handwriting, tmp_path):
 @pytest.mark.parametrize("method", METHODS)
 def test_a_fit_changes_nothing_of_the_generator(method, generator, handwriting):
     before = {k: v.clone() for k, v in generator.state_dict().items()}
-    mapping = METHODS[method](generator, **SMALL)
+    mapping = METHODS[method](generator.train(), **SMALL)
+    assert not generator.training
     generator.train()
     mapping.fit(handwriting, quiet=True)
     assert not generator.training

@@ -273,14 +273,18 @@ def test_queries_are_shrunk_once_for_a_strong_mapper_and_a_card(generator, handw
     _, _, ((_, loss),) = draw(mapping, some)
     np.testing.assert_array_equal(np.unique(seen.pop(), axis=0), np.unique(prepared, axis=0))
     assert loss == f"{wanted.losses.mean():.4g}"
-    train_mapper(mapping, some, images=64, filters=4, quiet=True)
+    features = Blocks()
+    train_mapper(mapping, some, images=64, filters=4, quiet=True, features=features)
+    assert not features.training and not features.first.weight.requires_grad
     np.testing.assert_array_equal(np.unique(np.concatenate(seen), axis=0), np.unique(prepared, axis=0))
 
 
 @pytest.mark.parametrize("kind", [VAENAM, NAM])
 def test_exploration_walks_from_the_first_solution(generator, handwriting, kind):
     mapping = kind(generator, **SMALL).fit(handwriting, quiet=True)
-    found = explore(mapping, one_query(handwriting, 3), solutions=4, directions=3, features=Blocks())
+    features = Blocks()
+    found = explore(mapping, one_query(handwriting, 3), solutions=4, directions=3, features=features)
+    assert not features.training and not features.first.weight.requires_grad
     assert found.solutions.shape == (4, 1, 32, 32)
     assert found.directions.shape == (3, 5, 1, 32, 32)
     torch.testing.assert_close(found.directions[0, 2], found.directions[1, 2])

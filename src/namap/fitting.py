@@ -22,7 +22,7 @@ from .data.feeding import ImageStream, open_stream
 from .data.shards import is_stream
 from .errors import UsageError, warn
 from .generators import Generator, WrappedGenerator, device_of, freeze, remember_generator, sample
-from .kinds import Dissent
+from .kinds import Dissent, KindNetwork
 from .losses import (
     Reconstruction,
     appearance_invariant,
@@ -95,8 +95,12 @@ def make_networks(recipe: Recipe, generator: Generator, channels: int, count: in
 
 
 def make_run(recipe: Recipe, generator: Generator, device: torch.device, precision: str, quiet: bool) -> Run:
-    """How a recipe is run; its result takes the generator's weights along."""
+    """How a recipe is run; its result takes the generator's weights along, and what tells the kinds of a vote."""
     kept = sum(t.nbytes for t in remember_generator(generator)[1].values())
+    if recipe.kinds:
+        with torch.device("meta"):
+            network = KindNetwork(generator.channels, generator.image_size, recipe.kinds)
+        kept += sum(t.nbytes for t in network.state_dict().values())
     how = (recipe.images, recipe.batch_size, recipe.seed, str(device), precision)
     return Run(*how, result_bytes=kept, quiet=quiet, label=f"fitting {recipe.method}")
 
