@@ -16,7 +16,8 @@ from .methods import PAPERS
 Result = dict[str, Any]
 ORDER = ["street2digits", "digits2street", "car2car", "car2car-back", "edges2shoes", "edges2bags", "bags2shoes"]
 ORDER += ["avatar2face", "emoji", "generators", "runtime"]
-SHARES = ("kept", "kept_by_any", "taken_for_x", "top1", "top5", "top1_small", "top5_small", "within_10_degrees")
+SHARES = ("kept", "kept_by_any", "taken_for_x", "confidence_on_samples", "within_10_degrees")
+SHARES += ("top1", "top5", "top1_small", "top5_small")
 LOWER = ("distance", "best_distance", "angle", "kid")  # less is better
 PUBLISHED = PAPERS | {"vae-kl": "VAE-NAM with KL"}
 RIVALS = {name: kind.__name__ for name, kind in baselines.RIVALS.items()}

@@ -201,7 +201,9 @@ def run_cell(scene: Scene, method: str, seed: int, cell: Path) -> None:
         answer = row.run(scene, seed, granted, cell)
     measures = answer.measures
     if measures is None and scene.experiment.judge is not None:
-        measures = scene.experiment.judge(scene, cell.parent)(answer.x, answer.of)
+        judge = scene.experiment.judge(scene, cell.parent)
+        own = {} if answer.samples is None else judge(answer.samples, "samples")
+        measures = own | judge(answer.x, answer.of)  # what both have is of the answers
     each = (measures or {}).pop(EACH, None)
     if each is not None and answer.losses is not None and min(np.ptp(each), np.ptp(answer.losses)) > 0:
         answer.evidence["loss_tells"] = float(spearmanr(-answer.losses, each).statistic)

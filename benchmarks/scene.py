@@ -85,6 +85,7 @@ class Answer:
         losses: `[n]` of the first answers, where the row has a loss.
         measures: where the row measures itself; else the experiment's judge does.
         answering: seconds of processor time that the answers took, after the training.
+        samples: uint8 `[n 1 c h w]` of a generator that is the row's own, to be judged beside its answers.
     """
 
     x: np.ndarray
@@ -95,6 +96,7 @@ class Answer:
     losses: np.ndarray | None = None
     measures: dict[str, Any] | None = None
     answering: float = 0.0
+    samples: np.ndarray | None = None
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,6 @@ from .experiment_tables import (
     realism_table,
     spread,
     summary_table,
-    verdict,
 )
 from .wanted import configuration, make_scene
 
@@ -234,26 +233,6 @@ GLOSSARY = """\
 - **the query itself**: resized, with the channels, mean and deviation of X."""
 
 
-def generators_section() -> list[str]:
-    """What an earlier command measured, until the bench has."""
-    if not measured("generators") or "cells" in (result := read("generators")):
-        return []
-    rows = ["| generator | digit kept | reconstruction loss | judge's confidence on samples |", "|---|---|---|---|"]
-    for kind, r in result["kinds"].items():
-        rows.append(f"| {kind} | {r['kept']:.1%} | {r['loss']:.3f} | {r['confidence_on_samples']:.1%} |")
-    return [
-        "## Five generators",
-        "NAM Fig. 4: the same street digits mapped with digit generators of five kinds, one small budget for all "
-        f"({next(iter(result['kinds'].values()))['settings']['images']:,} images for G, {result['mapping_images']:,} "
-        "for the mapping), without a vote. The paper finds DCGAN and SN-GAN much better than VAE and GLO. One seed "
-        f"each, an earlier version ({result['commit'][:7]}) and another judge, right on "
-        f"{result['classifier_on_x']:.1%} of X, than above; `namap bench generators` measures it anew. "
-        + verdict({kind: r["kept"] for kind, r in result["kinds"].items()}),
-        "\n".join(rows),
-        "![Queries; then samples of each generator, and its analogies](benchmarks/results/generators.png)",
-    ]
-
-
 def speed_section() -> list[str]:
     if not measured("speed"):
         return []
@@ -284,7 +263,6 @@ def results_page() -> str:
     if measured("demo"):
         repeat = "`namap demo --outdir runs/demo --seeds 0,1,2` repeats the row."
         parts += ["## The demo", repeat, demo_table(read("demo"))]
-    parts += generators_section()
     if measured("systems"):
         parts += ["## The other systems of the papers", "`python benchmarks/systems.py --data-root DATA`."]
         parts += [systems_table(), SYSTEM_FIGURES]
