@@ -12,6 +12,7 @@ from namap.errors import UsageError
 
 from . import baselines
 from .methods import PAPERS
+from .wanted import LONGER
 
 Result = dict[str, Any]
 ORDER = ["street2digits", "digits2street", "car2car", "car2car-back", "edges2shoes", "edges2bags", "bags2shoes"]
@@ -108,7 +109,7 @@ def notes(result: Result, rows: dict[str, list[Result]]) -> list[str]:
         found.append(verdict({m: fmean(c["measures"]["kept"] for c in cells) for m, cells in rows.items()}))
     first, titles = next(iter(dict(result["headline"]).values())), result.get("rows", {})
     found += [*namap_notes(rows.get("namap", []), first)]
-    limited = [m for m in rows if m.partition("-")[0] in PUBLISHED | RIVALS]  # with what has more time
+    limited = [m for m in rows if LONGER.sub(r"\1", m) in PUBLISHED | RIVALS]  # with what has more time
     found += [*budget_notes({titles.get(m, m): rows[m] for m in limited})]
     if any((c["measures"].get("taken_for_x") or 0) > 0.5 for c in rows.get("copy", []) if c["measures"]):
         found.append("The classifier of X against Y takes recoloured queries for X, too: its column tells little here.")
@@ -136,7 +137,7 @@ def judge_notes(cells: list[Result], unit: str) -> Iterator[str]:
     if judged:
         said = [found + (f" ({', '.join(rows)})" if len(judged) > 1 else "") for found, rows in judged.items()]
         yield f"The judge{'s' * (len(judged) > 1)} on held-out real X: {'; '.join(said)}."
-    sure = [c["measures"].get("confidence_on_samples") for c in cells]
+    sure = [c["measures"].get("confidence_on_samples") for c in cells if c["method"] == "generator"]
     if known := [v for v in sure if v is not None]:
         yield f"Mean confidence on samples of G: {fmean(known):.1%}."
 

@@ -180,6 +180,14 @@ def test_rows_of_other_settings_than_todays_are_said(result):
     assert words in "\n".join(experiment_section(result, None))
 
 
+def test_a_generator_called_like_a_paper_has_no_time_of_its_own(result):
+    """A row `vae-h` is no row `vae` with more time, and has no batch size."""
+    own = {**result["cells"][0], "method": "vae-h", "settings": {"beta": 1}}
+    own["measures"] = {**own["measures"], "confidence_on_samples": 0.7}
+    section = "\n".join(experiment_section({**result, "name": "generators", "cells": [own]}, None))
+    assert "`vae-h`" in section and "Mean confidence" not in section
+
+
 def test_the_order_of_generators_is_confirmed_or_not():
     kept = {"vae-l": 0.5, "sn-gan": 0.7, "dcgan": 0.8}
     assert verdict(kept).endswith(
