@@ -15,6 +15,7 @@ import torch
 
 from namap.data import ImageDomain
 from namap.generators import Generator, load_generator, sample, train_generator
+from namap.kinds import MOST, edge_rows, find_kinds, neighbour_graph, resembling, vote
 from namap.losses import Reconstruction, l2
 from namap.mapping import METHODS, Mapping
 from namap.recipes import default_recipe
@@ -177,6 +178,15 @@ def nearest(scene: Scene, seed: int, seconds: float, home: Path) -> Answer:
     return Answer(x.images[best][:, None])
 
 
+def voted(scene: Scene, seed: int, seconds: float, home: Path) -> Answer:
+    """The image of X with the most similar edges, of the kind that the test queries vote for it: no mapping."""
+    x = scene.x_train.some(MOST)
+    found, rows, among = find_kinds(x, scene.ours["kinds"], seed), edge_rows(scene.y_test), edge_rows(x)
+    wanted = vote(neighbour_graph(rows), resembling(rows, among, found), found).argmax(1)
+    similarity = np.where(wanted[:, None] == found.labels, rows @ among.T, -np.inf)
+    return Answer(x.images[similarity.argmax(1)][:, None])
+
+
 def standardised(domain: ImageDomain) -> np.ndarray:
     flat = domain.images.mean(1).reshape(len(domain), -1).astype(np.float32)
     flat -= flat.mean(1, keepdims=True)
@@ -246,10 +256,10 @@ REFINED = {
 WITHOUT_VOTE = {
     "without-vote": Row(without_vote, "namap, without the vote", lambda s: s.ours | NO_VOTE, ("generator",))
 }
+VOTED = {"voted": Row(voted, "nearest neighbour in X by edges, of the voted kind", lambda s: s.ours, once=True)}
 WITH_KL = {"vae-kl": _paper("vae", ", with KL", beta=default_recipe().beta)}
 
 
-def rows_with(below_namap: dict[str, Row], below_vae: dict[str, Row] | None = None) -> dict[str, Row]:
-    """The rows of every translation, and below two of them others."""
-    more = {"namap": below_namap, "vae": below_vae or {}}
-    return {key: row for name in ROWS for key, row in {name: ROWS[name], **more.get(name, {})}.items()}
+def rows_with(**below: dict[str, Row]) -> dict[str, Row]:
+    """The rows of every translation, and below some of them others."""
+    return {key: row for name in ROWS for key, row in {name: ROWS[name], **below.get(name, {})}.items()}

@@ -4,7 +4,7 @@ from namap.demo import GENERATOR, MAPPING
 from namap.generators.families import dcgan
 
 from ..judging import label_judge
-from ..methods import REFINED, WITH_KL, WITHOUT_VOTE, rows_with
+from ..methods import REFINED, VOTED, WITH_KL, WITHOUT_VOTE, rows_with
 from ..scene import Experiment, Sources
 
 DIGITS, STREET = "{root}/digits_mnist5k.npz:x_", "{root}/street_digits.npz:x_"
@@ -28,7 +28,7 @@ STREET2DIGITS = Experiment(
     ours=HANDWRITTEN_KINDS,
     papers={"beta": 0.0},  # best "with the KL-divergence loss term turned off" in this direction (VAE-NAM §4.1)
     judge=label_judge,
-    rows=rows_with(WITHOUT_VOTE | REFINED, WITH_KL),
+    rows=rows_with(namap=WITHOUT_VOTE | REFINED, vae=WITH_KL, nearest=VOTED),
     headline=HEADLINE,
 )
 
@@ -41,7 +41,7 @@ DIGITS2STREET = Experiment(
     ours=STREET_KINDS,
     papers={"loss": "l1"},  # Eq. 4 without its features: "not used in the MNIST→SVHN translation task" (NAM §4)
     judge=label_judge,
-    rows=rows_with(WITHOUT_VOTE | REFINED),
+    rows=rows_with(namap=WITHOUT_VOTE | REFINED, nearest=VOTED),
     headline=HEADLINE,
 )
 

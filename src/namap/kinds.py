@@ -7,7 +7,8 @@ of a printed 1 are explained by a handwritten 7. Three facts that no query knows
     balance        each kind is as frequent among the queries as it is in X
     likeness       kinds that are neighbours in X are one thing in several styles
 
-A vote starts from the kinds of the analogies that a first fit found; a second fit is told its outcome.
+A vote starts from two witnesses that err in different ways: the kinds of the analogies that a first fit found, and the
+kinds of the images of X whose edges are most like the query's. A second fit is told its outcome.
 """
 
 import warnings
@@ -22,7 +23,7 @@ from PIL import Image
 from scipy import sparse
 from sklearn.cluster import SpectralClustering
 from sklearn.decomposition import PCA
-from sklearn.neighbors import kneighbors_graph
+from sklearn.neighbors import NearestNeighbors, kneighbors_graph
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -74,7 +75,7 @@ def find_kinds(x: ImageDomain, count: int, seed: int = 0) -> Kinds:
         DataError: not twice as many images as kinds.
     """
     require_enough(x, count)
-    graph = neighbour_graph(x)
+    graph = neighbour_graph(edge_rows(x))
     clustering = SpectralClustering(count, affinity="precomputed", assign_labels="kmeans", random_state=seed % 2**32)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Graph is not fully connected")  # whole islands are kinds of their own
@@ -103,9 +104,8 @@ def draw_kinds(x: ImageDomain, kinds: Kinds) -> Image.Image:
     return image_grid([list(x.images[row]) for row in rows])
 
 
-def neighbour_graph(domain: ImageDomain) -> sparse.csr_matrix:
-    """Who is among whose nearest neighbours, symmetric, by edges of the images in 8x8 cells, whatever the colours."""
-    rows = edge_rows(domain)
+def neighbour_graph(rows: Float[np.ndarray, "n e"]) -> sparse.csr_matrix:
+    """Which images are among whose nearest neighbours, symmetric, by their edges."""
     principal = PCA(min(DIRECTIONS, *rows.shape), random_state=0).fit_transform(rows)
     principal /= np.sqrt(principal.std(0) + EPSILON)  # half-way to directions of equal weight
     near = kneighbors_graph(principal, NEIGHBOURS)
@@ -114,7 +114,7 @@ def neighbour_graph(domain: ImageDomain) -> sparse.csr_matrix:
 
 @torch.no_grad()
 def edge_rows(domain: ImageDomain) -> Float[np.ndarray, "n e"]:
-    """Strength of the edges of slightly blurred images, by direction and cell, as unit rows."""
+    """Strength of the edges of slightly blurred images, by direction in 8x8 cells, whatever the colours; unit rows."""
     device, rows = pick_device("cpu"), []
     for start in range(0, len(domain), 500):
         images = from_numpy(domain.images[start : start + 500], device)
@@ -128,9 +128,25 @@ def blur(images: Images) -> Images:
     return F.avg_pool2d(F.pad(images, (1, 1, 1, 1), mode="replicate"), 3, 1)
 
 
-def cast_votes(queries: ImageDomain, shares: Shares, kinds: Kinds) -> Shares:
-    """The outcome for all queries, whose analogies have these shares of the kinds."""
-    return vote(neighbour_graph(queries), shares, kinds)
+def cast_votes(queries: ImageDomain, shares: Shares, x: ImageDomain, kinds: Kinds) -> Shares:
+    """The outcome for all queries.
+
+    Args:
+        queries: all of them.
+        shares: of the kinds, as their analogies have them.
+        x: the images among which the kinds were found.
+        kinds: of these images.
+    """
+    rows = edge_rows(queries)
+    return vote(neighbour_graph(rows), (shares + resembling(rows, edge_rows(x), kinds)) / 2, kinds)
+
+
+def resembling(
+    rows: Float[np.ndarray, "q e"], among: Float[np.ndarray, "n e"], kinds: Kinds
+) -> Float[np.ndarray, "q k"]:
+    """Shares of the kinds among the images of X whose edges are most like those of a query."""
+    nearest = NearestNeighbors(n_neighbors=NEIGHBOURS).fit(among).kneighbors(rows, return_distance=False)
+    return np.eye(len(kinds.prior))[kinds.labels[nearest]].mean(1)
 
 
 def vote(graph: sparse.csr_matrix, shares: Shares, kinds: Kinds) -> Shares:
@@ -138,7 +154,7 @@ def vote(graph: sparse.csr_matrix, shares: Shares, kinds: Kinds) -> Shares:
 
     Args:
         graph: `neighbour_graph` of the queries.
-        shares: of the kinds, as the analogies of each query have them.
+        shares: of the kinds, as each query has them by itself.
         kinds: of X.
     """
     degree = np.asarray(graph.sum(1)).ravel() ** -0.5

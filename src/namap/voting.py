@@ -75,7 +75,7 @@ def hold_vote(first: MappingTask, x: ImageDomain, run: Run, home: Path | None) -
         write_picture(home / KINDS_SHEET, draw_kinds(x, kinds))
     network = learn_kinds(x, kinds, replace(run, label="learning the kinds", result_bytes=0), learning)
     found = analogies_of(first, domain, run.precision)
-    outcome = cast_votes(domain, tell_kinds(network, found, run.precision), kinds)
+    outcome = cast_votes(domain, tell_kinds(network, found, run.precision), x, kinds)
     return Dissent(network, torch.from_numpy(outcome.argmax(1)))
 
 
