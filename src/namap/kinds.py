@@ -4,8 +4,8 @@ A fit explains every query by itself, and the cheapest explanation of one may me
 of a printed 1 are explained by a handwritten 7. Three facts that no query knows alone put this right:
 
     neighbours     queries that look alike mean the same
-    balance        each kind is as frequent among the queries as it is in X
     likeness       kinds that are neighbours in X are one thing in several styles
+    balance        each thing is as frequent among the queries as it is in X
 
 A vote starts from two witnesses that err in different ways: the kinds of the analogies that a first fit found, and the
 kinds of the images of X whose edges are most like the query's. A second fit is told its outcome.
@@ -41,7 +41,7 @@ NEIGHBOURS, CELLS, DIRECTIONS = 10, 8, 40
 MOST = 4000  # images of X that kinds are found among
 SHOWN = 16  # images of a kind on a sheet
 SPREAD, SPREADINGS = 0.97, 150  # a vote's share that is taken from the neighbours, so many times
-TEMPERATURE, LIKENESS, TURNS, PRICE_STEPS = 0.7, 4, 3, 300
+TEMPERATURE, LIKENESS, TURNS, PRICE_STEPS = 0.7, 4, 5, 300
 TRAINING_IMAGES, WIDTH, BATCH = 96_000, 32, 128
 EPSILON = 1e-9
 
@@ -150,7 +150,7 @@ def resembling(
 
 
 def vote(graph: sparse.csr_matrix, shares: Shares, kinds: Kinds) -> Shares:
-    """The kinds of queries, from what each says by itself: neighbours, balance, likeness, a few times over.
+    """The kinds of queries, from what each says by itself: neighbours, likeness, balance, a few times over.
 
     Args:
         graph: `neighbour_graph` of the queries.
@@ -159,12 +159,12 @@ def vote(graph: sparse.csr_matrix, shares: Shares, kinds: Kinds) -> Shares:
     """
     degree = np.asarray(graph.sum(1)).ravel() ** -0.5
     step = sparse.diags(degree) @ graph @ sparse.diags(degree)
-    said = shares
+    likeness = np.linalg.matrix_power(kinds.likeness, LIKENESS)
+    prior, said = kinds.prior @ likeness, shares
     for _ in range(TURNS):
-        balanced = balance(propagate(step, said), kinds.prior)
-        shares = balanced @ np.linalg.matrix_power(kinds.likeness, LIKENESS)
-        winner = np.eye(len(kinds.prior))[shares.argmax(1)]
-        said = (winner + balanced) / 2
+        shares = balance(propagate(step, said) @ likeness, prior)
+        winner = np.eye(len(prior))[shares.argmax(1)]
+        said = (winner + shares) / 2
     return shares
 
 
