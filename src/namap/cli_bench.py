@@ -47,7 +47,9 @@ def bench(
             "on queries held out of the training ones. May be repeated.",
         ),
     ] = None,
-    tables: Annotated[bool, typer.Option("--tables", help="Only write RESULTS.md from the results.")] = False,
+    tables: Annotated[
+        bool, typer.Option("--tables", help="Only write RESULTS.md, ABLATION.md and README's tables, from the results.")
+    ] = False,
     quick: Annotated[bool, typer.Option("--quick", help="Seconds in place of minutes: to see that it runs.")] = False,
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="With speed: also write the result there, as JSON.")
@@ -75,6 +77,9 @@ def bench(
 
         return write_tables()
     if ablate:
+        ignored = {"--method": method, "--budget-min": budget_min, "--anew": anew or None}
+        if given := [option for option, value in ignored.items() if value is not None]:
+            raise UsageError(f"{given[0]}: not with --ablate, which measures namap's row and keeps what it has")
         from benchmarks.ablation import run_ablation  # pyright: ignore[reportMissingImports]
 
         rows, text = run_ablation(name, ablate, parse_seeds(seeds), data, data_root, runs, quick, quiet)
