@@ -3,12 +3,14 @@
 import json
 import re
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
 from namap.checkpoint import read_json
 from namap.errors import StorageError
+from namap.recipes import complete_recipe
 from namap.runs import differences
 
 from .experiment_tables import (
@@ -19,6 +21,7 @@ from .experiment_tables import (
     spread,
     summary_table,
 )
+from .scene import of_recipe
 from .wanted import configuration, make_scene
 
 HERE = Path(__file__).parent
@@ -27,6 +30,8 @@ RESULTS = HERE.parent / "RESULTS.md"
 ABLATION = HERE / "ABLATION.md"
 FOLDER = HERE / "results"
 Result = dict[str, Any]
+SIZES = (32, 64)  # of the images of G, on which some defaults depend
+BUDGETED = {"images", "seed"}  # settings that are the bench's own
 
 
 def read(name: str) -> Result:
@@ -49,9 +54,23 @@ def outdated(result: Result) -> dict[str, str]:
     changes = {}
     for cell in result["cells"]:
         there = cell["configuration"]
-        if changed := differences(there, configuration(scene, cell["method"], there.get("budget_min"))):
+        changed = differences(there, configuration(scene, cell["method"], there.get("budget_min")))
+        if changed := changed or other_defaults(cell):
             changes[cell["method"]] = "; ".join(changed)
     return changes
+
+
+def other_defaults(cell: Result) -> list[str]:
+    """Settings of a mapping that its row leaves as they are and that had another default then; none that came later."""
+    then, found = cell["settings"], []
+    if not then.keys() >= {"method", "loss"}:
+        return []
+    chosen = of_recipe(cell["configuration"]["settings"]) | {"loss": then["loss"]}
+    for size in SIZES:  # the one of its G is not recorded
+        recipe = asdict(complete_recipe(then["method"], then["loss"], size, chosen))
+        now = json.loads(json.dumps({key: recipe[key] for key in recipe.keys() & then.keys() - BUDGETED}))
+        found.append(differences({key: then[key] for key in now}, now))
+    return min(found, key=len)
 
 
 def figure(name: str) -> str | None:
@@ -213,19 +232,19 @@ GLOSSARY = """\
 - **distance to the photo**: perceptual, 0 to 4, in features of the network that drew the edges: a shift by a pixel
   counts more than another tone; *best of k*: of the best of four answers, chosen by the photo.
 - **diversity**: how far several answers to one query differ, in the same features.
-- **degrees**: median residual after the best constant offset and the better of the two senses of turning. The JSON has
-  `angle_any_line`, too, of the line with any slope, which favours answers that are all alike and suffers from a few that
-  face the other way.
+- **degrees**: median residual after the best constant offset and the better of the two senses of turning. The JSON
+  has `angle_any_line`, too, of the line with any slope, which favours answers that are all alike and suffers from a few
+  that face the other way.
 - **minutes**: of processor time, answers included, mean over the seeds. Rows that use G need its minutes, too; rivals
   train as long as G and namap's fit of their seed took on their machine, or as long as the note below their table says.
   Machines differ from section to section, and from row to row or seed to seed where a section names several processors:
   there minutes of two rows do not compare.
 - **peak memory**: of a row's process; the older rows' includes the judges.
 - **the papers' loss and T**: for as long as namap's mapping took, with its G, code size and E; `beta` and its warm-up
-  are ours, as their weight of one is of a sum over pixels, and hold codes of NAM and AE-NAM, which have no such term, to
-  the prior, too. T has F = 8 filters at 32 pixels and 32 at 64, where the
-  papers have 8 for digits and 32 for all else, which is of 64 pixels there. NAM answers some queries only, drawn once
-  at random: each costs a hundred passes through VGG.
+  are ours, as their weight of one is of a sum over pixels, and hold codes of NAM and AE-NAM, which have no such term,
+  to the prior, too. T has F = 8 filters at 32 pixels and 32 at 64, where the papers have 8 for digits and 32 for all
+  else, which is of 64 pixels there. NAM answers some queries only, drawn once at random: each costs a hundred passes
+  through VGG.
 - **G's inversion**: of test images of X, drawn at random: what a judge makes of the closest that G can draw. It bounds
   answers that should be as one image of X is, not those that may be any of a class: these can be clearer.
 - **CycleGAN, DiscoGAN, DistanceGAN**: networks, losses and rates as published, in one loop of ours; CycleGAN without

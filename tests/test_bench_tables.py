@@ -3,6 +3,7 @@
 import json
 import sys
 from copy import deepcopy
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -19,9 +20,11 @@ from benchmarks.experiment_tables import (
     summary_table,
     verdict,
 )
+from benchmarks.experiments import EXPERIMENTS
 from benchmarks.wanted import configuration, make_scene
 
 from namap.errors import StorageError, UsageError
+from namap.recipes import complete_recipe
 
 CONFIGURATION = {
     "sources": {"x_train": "a"},
@@ -178,6 +181,17 @@ def test_rows_of_other_settings_than_todays_are_said(result):
     result["outdated"] = tables.outdated(result)
     words = "**`discogan` was measured with other settings than today's**: settings.rates ([1, 1], now None)."
     assert words in "\n".join(experiment_section(result, None))
+
+
+def test_rows_of_other_defaults_than_todays_are_said(result):
+    """A default that has changed is in no row's configuration, but in what its mapping was fitted with."""
+    scene, ours = make_scene("street2digits", "reference", None), {**EXPERIMENTS["street2digits"].ours}
+    cell = {**result["cells"][0], "method": "namap", "configuration": configuration(scene, "namap", None)}
+    fitted = json.loads(json.dumps(asdict(complete_recipe("vae", "appearance", 32, ours))))
+    assert tables.outdated({**result, "cells": [{**cell, "settings": {**fitted, "seed": 2}}]}) == {}
+    assert tables.outdated({**result, "cells": [{**cell, "settings": {**fitted, "vote_at": 0.5}}]}) == {
+        "namap": "vote_at (0.5, now 0.6)"
+    }
 
 
 def test_a_generator_called_like_a_paper_has_no_time_of_its_own(result):
