@@ -225,7 +225,7 @@ def rounded(value: float, digits: int) -> str:
     return f"{short:,.0f}" if abs(short) >= 10 ** (digits - 1) else f"{short:#.{digits}g}"
 
 
-def in_order(results: list[Result]) -> list[Result]:
+def in_papers_order(results: list[Result]) -> list[Result]:
     """Results in the papers' order, the others after them."""
     return sorted(results, key=lambda r: (ORDER.index(r["name"]) if r["name"] in ORDER else len(ORDER), r["data"]))
 

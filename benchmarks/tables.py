@@ -16,7 +16,7 @@ from namap.runs import differences
 from .experiment_tables import (
     ablation_page,
     experiment_section,
-    in_order,
+    in_papers_order,
     realism_table,
     spread,
     summary_table,
@@ -45,7 +45,7 @@ def measured(name: str) -> bool:
 def experiments() -> list[Result]:
     """Results of `namap bench`, in the papers' order."""
     found = (read_json(path) for path in sorted(FOLDER.glob("*.json")))
-    return in_order([{**result, "outdated": outdated(result)} for result in found if "cells" in result])
+    return in_papers_order([{**result, "outdated": outdated(result)} for result in found if "cells" in result])
 
 
 def outdated(result: Result) -> dict[str, str]:
