@@ -256,7 +256,9 @@ REFINED = {
 WITHOUT_VOTE = {
     "without-vote": Row(without_vote, "namap, without the vote", lambda s: s.ours | NO_VOTE, ("generator",))
 }
-VOTED = {"voted": Row(voted, "nearest in X by edges, of the voted kind", lambda s: s.ours, once=True)}
+VOTED = {
+    "voted": Row(voted, "nearest in X by edges, of the voted kind", lambda s: {"kinds": s.ours["kinds"]}, once=True)
+}
 WITH_KL = {"vae-kl": _paper("vae", ", with KL", beta=default_recipe().beta)}
 
 
