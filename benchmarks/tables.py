@@ -249,11 +249,11 @@ GLOSSARY = """\
   answers that should be as one image of X is, not those that may be any of a class: these can be clearer.
 - **CycleGAN, DiscoGAN, DistanceGAN**: networks, losses and rates as published, in one loop of ours; CycleGAN without
   random crops and mirrored pictures, as a mirrored digit is none.
-- **chosen**: settings were sought on held-out queries, scored by their labels (`benchmarks/EXPLORATION.md`). Some were
-  changed after rows of the test split: kinds and `beta` of `digits2street`, T of `avatar2face`, whose measure of hair
-  was, too, T of `bags2shoes`, the recipe of edges, once rivals were seen to be nearer, and what holds refined answers to a
-  kind. The matching was sought on the 1160 emoji of its first columns; the 128 are unseen. Seed 1 of `avatar2face` had
-  come out much weaker on another processor; the row here is of the second run.
+- **chosen**: settings were sought on held-out queries, scored by their labels (`benchmarks/EXPLORATION.md`). Some
+  were changed after rows of the test split: kinds and `beta` of `digits2street`, T of `avatar2face`, whose measure of
+  hair was, too, T of `bags2shoes`, the recipe of edges, once rivals were seen to be nearer, and what holds refined
+  answers to a kind. The matching was sought on the 1160 emoji of its first columns; the 128 are unseen. Seed 1 of
+  `avatar2face` had come out much weaker on another processor; the row here is of the second run.
 - **a vote** (`kinds`, in both experiments with digits): takes things to be equally frequent in both domains, which they
   are in these data.
 - **the query itself**: resized, with the channels, mean and deviation of X."""
