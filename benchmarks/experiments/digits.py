@@ -11,7 +11,7 @@ DIGITS, STREET = "{root}/digits_mnist5k.npz:x_", "{root}/street_digits.npz:x_"
 MNIST, SVHN = "torchvision:mnist/", "torchvision:svhn/"
 # Both numbers of kinds were chosen with a look at the labels of X; EXPLORATION.md has the purity of other numbers.
 TO_PEN = {"kinds": 30}  # ten digits, each in some three styles
-# The KL term affords more weight: answers vary more and look more like X, and as many keep their digit (ABLATION.md).
+# The KL term affords more weight: answers vary more and look more like X; EXPLORATION.md has what it costs.
 TO_STREET = {"kinds": 10, "beta": 2e-2}
 HEADLINE = {"kept": "digit kept", "taken_for_x": "taken for X", "kid": "KID", "diversity": "diversity"}
 
