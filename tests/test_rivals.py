@@ -91,7 +91,7 @@ def test_a_rival_answers_with_the_statistics_of_queries_alone(domains):
     rival.to_x.eval()
     settle(rival, y)
     found = torch.from_numpy(answer(rival, y)[:, 0]).float() / 127.5 - 1
-    assert (found - expected).abs().max() < 0.02
+    assert (found - expected).abs().mean() < 0.01  # of 0.47 without; single pixels differ by more where it is bf16
 
 
 @pytest.mark.parametrize("name", ["discogan", "distancegan"])
