@@ -61,15 +61,15 @@ def saying(says: np.ndarray, digit: np.ndarray, rng: np.random.Generator) -> np.
 
 
 @pytest.mark.parametrize(
-    "errors",
+    ("errors", "kept"),
     [
         # half the 1s say 7, half the 7s say 2: alone nothing tells; the 1 of X would stay without a query
-        [(1, 7, 0.5), (7, 2, 0.5)],
+        ([(1, 7, 0.5), (7, 2, 0.5)], 0.95),
         # a chain: prices alone would move each class on by one
-        [(1, 4, 0.6), (4, 9, 0.8), (9, 3, 0.8)],
+        ([(1, 4, 0.6), (4, 9, 0.8), (9, 3, 0.8)], 0.93),
     ],
 )
-def test_a_vote_mends_what_most_of_a_class_got_wrong(typeset, errors):
+def test_a_vote_mends_what_most_of_a_class_got_wrong(typeset, errors, kept):
     found = find_kinds(typeset, 30)
     digit = of_class(typeset.labels, found)
     queries = load_domain("embedded:handwriting/train")
@@ -80,7 +80,7 @@ def test_a_vote_mends_what_most_of_a_class_got_wrong(typeset, errors):
     before = (says == queries.labels).mean()
     outcome = cast_votes(queries, saying(says, digit, rng), typeset, found)
     assert before < 0.9
-    assert (digit[outcome.argmax(1)] == queries.labels).mean() > 0.93
+    assert (digit[outcome.argmax(1)] == queries.labels).mean() > kept
 
 
 def test_a_query_resembles_what_has_its_shape_whatever_the_colours(typeset):

@@ -9,7 +9,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks.baselines import RIVALS, CycleGAN, DiscoGAN, DistanceGAN
+from benchmarks.baselines import RIVALS, CycleGAN, DiscoGAN, DistanceGAN, adversarial
 from benchmarks.baselines.adversarial import answer, settle
 from benchmarks.baselines.cyclegan import Pool
 from benchmarks.baselines.distancegan import distances
@@ -79,8 +79,9 @@ def test_critics_do_not_learn_from_the_translators_step(domains):
     )
 
 
-def test_a_rival_answers_with_the_statistics_of_queries_alone(domains):
+def test_a_rival_answers_with_the_statistics_of_queries_alone(domains, monkeypatch):
     """In training its Y -> X also gets translations; what these leave behind would colour every answer."""
+    monkeypatch.setattr(adversarial, "pick_precision", lambda *_: "fp32")  # what is expected is
     x, y = domains[0], domains[1].subset(slice(0, 100))
     rival = DiscoGAN(x, y, 0)
     images = from_numpy(y.images)
@@ -91,7 +92,7 @@ def test_a_rival_answers_with_the_statistics_of_queries_alone(domains):
     rival.to_x.eval()
     settle(rival, y)
     found = torch.from_numpy(answer(rival, y)[:, 0]).float() / 127.5 - 1
-    assert (found - expected).abs().mean() < 0.01  # of 0.47 without; single pixels differ by more where it is bf16
+    assert (found - expected).abs().max() < 0.02
 
 
 @pytest.mark.parametrize("name", ["discogan", "distancegan"])
