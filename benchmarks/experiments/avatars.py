@@ -76,7 +76,6 @@ AVATAR2FACE = Experiment(
     generator="{root}/faces.pt",
     # A T that is free from the start may find the negative of a drawing as cheap as the drawing.
     ours={"loss": "l1", "mapper": "earned", "images": 24_000, "batch_size": 32, "filters": 8, "beta": 1.5e-3},
-    papers={"beta": 1e-3},
     judge=attribute_judge,
     headline={
         "skin": "skin",

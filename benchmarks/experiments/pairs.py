@@ -55,7 +55,6 @@ def pairs(name: str, item: str, what: str, file: str, folder: str) -> Experiment
         },
         generator=dcgan.Recipe(latent_dim=100),
         ours={"beta": 5e-3, "refine": 100, "refine_noise": 0.0, "code_rate": 0.1},
-        papers={"beta": 1e-3},
         rows=rows_with(namap=ONE_PASS),
         judge=pair_judge,
         headline={key: value for key, value in HEADLINE.items() if item == "shoes" or key != "kept"},
