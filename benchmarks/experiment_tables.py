@@ -11,8 +11,9 @@ from scipy.stats import spearmanr
 from namap.errors import UsageError
 
 from . import baselines
+from .experiments import EXPERIMENTS
 from .methods import PAPERS
-from .wanted import LONGER
+from .wanted import LONGER, uses_generator
 
 Result = dict[str, Any]
 ORDER = ["street2digits", "digits2street", "car2car", "car2car-back", "edges2shoes", "edges2bags", "bags2shoes"]
@@ -113,7 +114,7 @@ def notes(result: Result, rows: dict[str, list[Result]]) -> list[str]:
     found += [*budget_notes({titles.get(m, m): rows[m] for m in limited})]
     if any((c["measures"].get("taken_for_x") or 0) > 0.5 for c in rows.get("copy", []) if c["measures"]):
         found.append("The classifier of X against Y takes recoloured queries for X, too: its column tells little here.")
-    return [" ".join([*found, *circumstance_notes(shown)])]
+    return [" ".join([*found, *circumstance_notes(shown), *generator_notes(result["name"], shown)])]
 
 
 def verdict(kept: dict[str, float]) -> str:
@@ -182,6 +183,14 @@ def circumstance_notes(cells: list[Result]) -> Iterator[str]:
         yield "**The rows were measured with different commits**, the last column says which."
     if any(commit.endswith("+") for commit in seen):
         yield "`+`: with changes that were not committed."
+
+
+def generator_notes(name: str, cells: list[Result]) -> Iterator[str]:
+    """Rows whose G is not the one of the row `generator` of their seed: that was trained again, elsewhere."""
+    there = {c["seed"]: c.get("weights_of_g") for c in cells if c["method"] == "generator"}
+    own = [c for c in cells if c["seed"] in there and uses_generator(EXPERIMENTS[name], c["method"])]
+    if others := [f"`{c['method']}` {c['seed']}" for c in own if there[c["seed"]] != c.get("weights_of_g")]:
+        yield f"**Measured with another G, of the same recipe and seed**, than the row of samples: {', '.join(others)}."
 
 
 def runtime_note(m: Result, width: int | None) -> str:

@@ -135,8 +135,12 @@ def make_mapping(scene: Scene, settings: dict[str, Any], g: Generator, seed: int
 
 def budgeted_images(scene: Scene, settings: dict[str, Any], seconds: float, home: Path, g: Generator) -> int:
     """Images that a mapping sees in `seconds` of processor time."""
-    batch = make_mapping(scene, settings, g, 0).recipe.batch_size
+    recipe = make_mapping(scene, settings, g, 0).recipe
+    batch = recipe.batch_size
     queries = scene.y_train.subset(slice(0, 4 * batch))
+    fitted = min(recipe.queries or len(scene.y_train), len(scene.y_train))
+    part = len(queries) / fitted  # phi(y) is kept for these where it is for all
+    settings = settings | {"feature_cache_gb": recipe.feature_cache_gb * part}
 
     def fit(images: int) -> Mapping:
         return make_mapping(scene, settings | {"images": images}, g, 0).fit(queries, quiet=True)

@@ -28,8 +28,20 @@ from .cells import circumstances, cost, finished, processor, run_cell_apart
 from .experiment_tables import SHARES, spread
 from .figures import cut, draw, stack
 from .judging import EACH
+from .methods import own_generator
 from .scene import REFINE, Answer, Row, Scene
-from .wanted import LONGER, as_wanted, configuration, find_row, in_order, make_scene, own_seed, rows_of, seeds_of
+from .wanted import (
+    LONGER,
+    as_wanted,
+    configuration,
+    find_row,
+    in_order,
+    make_scene,
+    own_seed,
+    rows_of,
+    seeds_of,
+    uses_generator,
+)
 
 RESULTS = Path(__file__).parent / "results"
 QUICK_MINUTES = 0.02
@@ -211,6 +223,8 @@ def run_cell(scene: Scene, method: str, seed: int, cell: Path) -> None:
         answer.evidence["loss_tells"] = float(spearmanr(-answer.losses, each).statistic)
     np.savez_compressed(cell / "answers.npz", x=answer.x)
     recorded = record(answer, wanted, granted, spent)
+    if uses_generator(scene.experiment, method):
+        recorded["weights_of_g"] = own_generator(scene, cell, seed).identity["weights"]
     write_json(cell / "result.json", {"seed": seed, **recorded, **where, "measures": measures})
 
 

@@ -240,11 +240,10 @@ GLOSSARY = """\
   Machines differ from section to section, and from row to row or seed to seed where a section names several processors:
   there minutes of two rows do not compare.
 - **peak memory**: of a row's process; the older rows' includes the judges.
-- **the papers' loss and T**: for as long as namap's mapping took, with its G, code size and E; `beta` and its warm-up
-  are ours, as their weight of one is of a sum over pixels, and hold codes of NAM and AE-NAM, which have no such term,
-  to the prior, too. T has F = 8 filters at 32 pixels and 32 at 64, where the papers have 8 for digits and 32 for all
-  else, which is of 64 pixels there. NAM answers some queries only, drawn once at random: each costs a hundred passes
-  through VGG.
+- **the papers' loss and T**: for as long as namap's mapping took, with its G, code size and E; VAE-NAM's `beta` and its
+  warm-up are ours, as the paper's weight of one is of a sum over pixels. T has F = 8 filters at 32 pixels and 32 at 64,
+  where the papers have 8 for digits and 32 for all else, which is of 64 pixels there. NAM answers some queries only,
+  drawn once at random: each costs a hundred passes through VGG.
 - **G's inversion**: of test images of X, drawn at random: what a judge makes of the closest that G can draw. It bounds
   answers that should be as one image of X is, not those that may be any of a class: these can be clearer.
 - **CycleGAN, DiscoGAN, DistanceGAN**: networks, losses and rates as published, in one loop of ours; CycleGAN without

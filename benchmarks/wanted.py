@@ -65,6 +65,11 @@ def in_order(experiment: Experiment, methods: list[str], own_budget: bool = True
     return order
 
 
+def uses_generator(experiment: Experiment, method: str) -> bool:
+    """Whether a row builds on the G of the row `generator`, or is that row."""
+    return "generator" in in_order(experiment, [method], own_budget=False)
+
+
 def make_scene(name: str, data: str, data_root: Path | None, quick: bool = False) -> Scene:
     if name not in EXPERIMENTS:
         raise UsageError(f"bench {name}: unknown; use speed, {', '.join(EXPERIMENTS)}")
