@@ -1,5 +1,9 @@
 """Which precision `auto` takes."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -31,6 +35,19 @@ def test_the_timing_is_of_this_processor_and_draws_nothing():
     assert torch.equal(before, torch.get_rng_state())  # a run's seed decides the same with it and without
     if not torch.cpu.get_capabilities().get("avx512_bf16"):
         assert not pays  # bfloat16 is emulated
+
+
+def test_the_timing_says_the_same_beside_other_work():
+    """A run that is resumed must find the precision that it began with."""
+    others = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(2 * (os.cpu_count() or 1))]
+    try:
+        threads = torch.get_num_threads()
+        assert len({tensors.bf16_pays.__wrapped__() for _ in range(10)}) == 1
+        assert torch.get_num_threads() == threads
+    finally:
+        for other in others:
+            other.kill()
+            other.wait()
 
 
 def test_an_unknown_precision_is_refused():
