@@ -296,7 +296,7 @@ def test_gross_differences_of_scale_are_noticed():
 def test_fuller_queries_are_to_be_shrunk(shared):
     shoes = load_domain(f"{shared}/fashion_footwear.npz:photos_test").images
     bags = load_domain(f"{shared}/fashion_bags.npz:photos_test").images
-    assert re.search(r"covers 2\.\d times as many pixels .* query_scale=0\.7", compare_coverage(shoes, bags) or "")
+    assert re.search(r"covers 2\.0 times as many pixels .* query_scale=0\.8", compare_coverage(shoes, bags) or "")
     assert compare_coverage(shoes, shrink(bags, 0.78)) is None
     assert (compare_coverage(bags, shoes) or "scale").endswith("scale"), "nothing to shrink"
 
@@ -312,11 +312,29 @@ def test_an_array_is_a_source_and_other_things_are_named():
     assert (load_domain(images).images == images).all()
     assert load_domain(images, 32, 3).images.shape == (3, 3, 32, 32)
     # In a process of its own: the annotations, which the tests have checked, are no help to a user.
-    wrong = (
-        "from namap import load_domain\ntry: load_domain(['a.png'])\nexcept Exception as e: print(type(e).__name__, e)"
-    )
-    said = subprocess.run([sys.executable, "-c", wrong], capture_output=True, text=True, check=True).stdout
-    assert said.startswith("UsageError images in a list: give a path, a uint8 array")
+    wrong = """import numpy, namap
+for source in (['a.png'], numpy.zeros((3, 16, 16), numpy.uint8)):  # three grey pictures, or one in colour?
+    try: namap.load_domain(source)
+    except namap.NamapError as e: print(type(e).__name__, e)"""
+    said = subprocess.run([sys.executable, "-c", wrong], capture_output=True, text=True, check=True).stdout.splitlines()
+    assert said[0].startswith("UsageError images in a list: give a path, a uint8 array")
+    assert said[1].startswith("DataError array: shape (3, 16, 16) is not [n c h w]; ImageDomain.from_array takes")
+
+
+def test_an_array_turns_grey_as_a_folder_does(tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (4, 3, 64, 64), np.uint8)
+    images[0], images[1, :, :, :3] = 255, 1
+    for i, image in enumerate(images):
+        Image.fromarray(image.transpose(1, 2, 0)).save(tmp_path / f"{i}.png")
+    np.testing.assert_array_equal(load_domain(images, 64, 1).images, load_domain(tmp_path, 64, 1).images)
+
+
+def test_memory_is_that_of_the_container(tmp_path, monkeypatch):
+    everything = room.available_memory()
+    for said, found in (("max", everything), (str(2**60), everything), ("1000000", 1_000_000)):
+        (tmp_path / "memory.max").write_text(said + "\n")
+        monkeypatch.setattr(room, "LIMITS", (str(tmp_path / "memory.max"), str(tmp_path / "none")))
+        assert room.available_memory() == found
 
 
 def test_from_array_refuses_what_it_cannot_use():

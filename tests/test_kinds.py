@@ -6,7 +6,7 @@ from PIL import Image
 
 from namap import checkpoint, kinds
 from namap.data import ImageDomain, load_domain
-from namap.errors import DataError, UsageError
+from namap.errors import DataError, Interrupted, UsageError
 from namap.kinds import balance, cast_votes, find_kinds, tell_kinds
 from namap.mapping import VAENAM
 from namap.runs import clear
@@ -137,7 +137,6 @@ def test_a_fit_that_is_stopped_before_or_while_kinds_are_learnt_ends_the_same(
     generator, handwriting, typeset, tmp_path, quick, monkeypatch, stage
 ):
     from namap import training, voting
-    from namap.errors import Interrupted
 
     def fit(home):
         return VAENAM(generator, kinds=5, **SMALL).fit(handwriting, home, quiet=True, x=typeset.subset(slice(0, 200)))
@@ -164,6 +163,26 @@ def test_a_fit_that_is_stopped_before_or_while_kinds_are_learnt_ends_the_same(
     fit(tmp_path / "broken")
     results = [checkpoint.read_json(tmp_path / n / "final" / "manifest.json")["sha256"] for n in ("whole", "broken")]
     assert results[0] == results[1]
+
+
+def test_a_fit_that_is_stopped_after_the_vote_is_told_the_same(
+    generator, handwriting, typeset, tmp_path, quick, monkeypatch
+):
+    def fit(home):
+        return VAENAM(generator, kinds=5, **SMALL).fit(handwriting, home, quiet=True, x=typeset.subset(slice(0, 200)))
+
+    def stop(*arguments):
+        raise Interrupted("stopped", 143)
+
+    fit(tmp_path / "whole")
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        patch.setattr("namap.mapping.train", stop)  # what follows the vote
+        fit(tmp_path / "broken")
+    monkeypatch.setattr("namap.voting.cast_votes", None)  # no second one, which another device may count otherwise
+    fit(tmp_path / "broken")
+    results = [checkpoint.read_json(tmp_path / n / "final" / "manifest.json")["sha256"] for n in ("whole", "broken")]
+    assert results[0] == results[1]
+    assert not (tmp_path / "broken" / "kinds" / "outcome").exists()
 
 
 def test_what_cannot_be_voted_on_is_one_line(generator, handwriting, typeset, tmp_path):

@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from namap import solving
+from namap.codes import draw_starts
 from namap.data import load_domain
 from namap.errors import DataError, StorageError, UsageError
 from namap.exploring import explore
@@ -93,6 +94,38 @@ def test_several_solutions(generator, handwriting):
         fitted("ae", generator, handwriting).translate(handwriting, solutions=2)
 
 
+@pytest.mark.parametrize("method", ["vae", "nam"])
+def test_more_solutions_leave_the_first_ones_as_they_were(method, generator, handwriting):
+    mapping, queries = fitted(method, generator, handwriting), handwriting.subset(slice(0, 3))
+    few, many = (mapping.translate(queries, solutions=k, refine=0).codes for k in (2, 5))
+    np.testing.assert_array_equal(few, many[:, :2])
+
+
+def test_answers_are_the_same_whatever_torch_is_told_around_them(generator, handwriting):
+    mapping, queries = fitted("vae", generator, handwriting), handwriting.subset(slice(0, 3))
+    wanted = mapping.translate(queries, refine=3)
+    with torch.inference_mode():
+        np.testing.assert_array_equal(mapping.translate(queries, refine=3).codes, wanted.codes)
+    mapping.generator.train()  # somebody else's business with G
+    before = {name: value.clone() for name, value in mapping.generator.state_dict().items()}
+    np.testing.assert_array_equal(mapping.translate(queries, refine=3).x, wanted.x)
+    for name, value in mapping.generator.state_dict().items():
+        torch.testing.assert_close(value, before[name], rtol=0, atol=0)
+
+
+def test_a_fit_that_fails_leaves_what_an_earlier_one_has_learnt(generator, handwriting, monkeypatch):
+    mapping, queries = fitted("vae", generator, handwriting), handwriting.subset(slice(0, 3))
+    before = mapping.translate(queries).codes
+
+    def stop(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("namap.mapping.train", stop)
+    with pytest.raises(KeyboardInterrupt):
+        mapping.fit(handwriting.resized(channels=3), quiet=True)
+    np.testing.assert_array_equal(mapping.translate(queries).codes, before)
+
+
 def test_a_seed_may_be_a_torch_generator(generator, handwriting):
     mapping = fitted("vae", generator, handwriting)
     queries = handwriting.subset(slice(0, 5))
@@ -150,7 +183,7 @@ def search(mapping, queries, steps=120, solutions=1, **options):
     """Eq. 6 from the mapping's own starts; (codes, losses, images looked at)."""
     y, reconstruction = from_numpy(queries), Counted(l2)
     with torch.no_grad():
-        starts = mapping.fitted_codes.starts(y, solutions, random_stream(1))
+        starts = mapping.fitted_codes.starts(y, draw_starts(solutions, mapping.latent_dim, 1, "cpu"))
         spread = mapping.fitted_codes.spread(y)
     networks = (mapping.generator, mapping.mapper, reconstruction)
     z, losses, _ = CodeSearch(*networks, y, starts, steps, prior_weight=1e-3, spread=spread, **options).run()
@@ -285,6 +318,8 @@ def test_what_does_not_fit_is_refused(generator, tmp_path, handwriting):
     with pytest.raises(DataError, match="no images"):
         VAENAM(generator).fit(handwriting.subset(slice(0)), quiet=True)
     mapping = fitted("vae", generator, handwriting)
+    with pytest.raises(UsageError, match=r"map_forward: images of \(1, 16, 16\); T maps those of G, of \(1, 32, 32\)"):
+        mapping.map_forward(torch.zeros(2, 1, 16, 16))
     with pytest.raises(DataError, match="no images"):
         mapping.translate(handwriting.subset(slice(0)))
     for wrong in ({"batch_size": 0}, {"temperature": float("nan")}, {"temperature": -1.0}, {"tolerance": -1.0}):

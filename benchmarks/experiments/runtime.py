@@ -35,11 +35,12 @@ class Stopwatch:
         self.mapping, self.queries = mapping, queries
         self.y = from_numpy(queries, mapping.device)
         self.reconstruction = mapping.make_reconstruction()
+        self.mean = torch.zeros(1, mapping.latent_dim, device=mapping.device)  # of q(z|y), without noise
 
     @torch.no_grad()
     def encode(self) -> torch.Tensor:
         """E(y) as starts `[n 1 d]`."""
-        return self.mapping.fitted_codes.starts(self.y, 1, random_stream(0), 1.0)
+        return self.mapping.fitted_codes.starts(self.y, self.mean)
 
     @torch.no_grad()
     def one_pass(self) -> np.ndarray:
@@ -47,7 +48,7 @@ class Stopwatch:
         mapping = self.mapping
         with autocast(mapping.device, mapping.precision):
             y = from_numpy(self.queries, mapping.device)
-            z = mapping.fitted_codes.starts(y, 1, random_stream(0), 1.0)[:, 0]
+            z = mapping.fitted_codes.starts(y, self.mean)[:, 0]
             return to_uint8(mapping.generator(z)).cpu().numpy()
 
     def solve(self, start: torch.Tensor, steps: int) -> tuple[float, np.ndarray]:

@@ -7,7 +7,8 @@
 | VAE-NAM | mu(y) + eps sigma(y) | mu(y), then samples |
 | WAE-NAM | E(y), all of them together distributed as the prior | E(y) |
 
-Starts draw the same noise for every query, so an answer depends on the query and the seed alone.
+Starts are of the same draws from the prior for every query, and each draw is of a stream of its own: an answer depends
+on the query and the seed alone, not on its batch, nor on how many solutions were asked for.
 """
 
 from typing import ClassVar
@@ -25,6 +26,13 @@ from .recipes import Recipe
 from .tensors import Codes, Images, random_stream
 
 Starts = Float[Tensor, "b k d"]
+Draws = Float[Tensor, "k d"]  # of the prior, times the temperature: one for each solution
+
+
+def draw_starts(solutions: int, latent_dim: int, seed: int, device: torch.device | str) -> Draws:
+    """Draws from N(0, I); more solutions leave the first ones as they were."""
+    streams = (random_stream(seed, k, 1, device=device) for k in range(solutions))  # CodeSearch has (0, 1)
+    return torch.cat([prior(1, latent_dim, stream) for stream in streams])
 
 
 class QueryTable(CodeTable):
@@ -43,9 +51,9 @@ class QueryTable(CodeTable):
         """A code of NAM is a point."""
         return None
 
-    def starts(self, y: Images, solutions: int, rng: torch.Generator, temperature: float = 1.0) -> Starts:
-        """Codes from the prior, times the temperature: a new query has none yet."""
-        return temperature * prior(solutions, self.latent_dim, rng).expand(len(y), -1, -1)
+    def starts(self, y: Images, noise: Draws) -> Starts:
+        """The draws themselves: a new query has no code yet."""
+        return noise.expand(len(y), -1, -1)
 
 
 class PointEncoder(nn.Module):
@@ -76,14 +84,14 @@ class PointEncoder(nn.Module):
         """A code of AE-NAM is a point."""
         return None
 
-    def starts(self, y: Images, solutions: int, rng: torch.Generator, temperature: float = 1.0) -> Starts:
+    def starts(self, y: Images, noise: Draws) -> Starts:
         """E(y): one solution.
 
         Raises:
             UsageError: more than one is asked for.
         """
-        if solutions > 1:
-            raise UsageError(f"this method gives one solution per query, not {solutions}; use vae or nam for several")
+        if len(noise) > 1:
+            raise UsageError(f"this method gives one solution per query, not {len(noise)}; use vae or nam for several")
         return self.encoder(y)[:, None]
 
 
@@ -137,12 +145,11 @@ class GaussianEncoder(nn.Module):
         """sigma(y), `[b d]`."""
         return (self.distribution(y)[1] / 2).exp()
 
-    def starts(self, y: Images, solutions: int, rng: torch.Generator, temperature: float = 1.0) -> Starts:
-        """The mean first, then samples mu + temperature * eps * sigma (VAE-NAM Eq. 8 at temperature 1)."""
+    def starts(self, y: Images, noise: Draws) -> Starts:
+        """The mean first, then samples mu + eps * sigma (VAE-NAM Eq. 8)."""
         mu, log_var = self.distribution(y)
-        noise = temperature * prior(solutions, self.latent_dim, rng)
-        noise[0] = 0
-        return mu[:, None] + noise * (log_var / 2).exp()[:, None]
+        eps = noise * (torch.arange(len(noise), device=noise.device) > 0)[:, None]
+        return mu[:, None] + eps * (log_var / 2).exp()[:, None]
 
 
 CodeSource = QueryTable | PointEncoder | GaussianEncoder

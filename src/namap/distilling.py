@@ -183,7 +183,7 @@ def student(mapping: NAM, recipe: DistilRecipe) -> tuple[AENAM, PointEncoder]:
     result = AENAM(own, **options, **asdict(make_recipe(values)))  # pyright: ignore[reportArgumentType]
     result.channels, result.data, result.vgg = mapping.channels, mapping.data, mapping.vgg
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(recipe.seed)
+        torch.default_generator.manual_seed(recipe.seed)
         encoder = PointEncoder(mapping.channels, mapping.image_size, mapping.latent_dim, width)
     result.mapper, result.codes = mapping.mapper, place(encoder, result.device)
     return result, encoder

@@ -89,7 +89,7 @@ def make_mapper(recipe: Recipe, x_channels: int, y_channels: int) -> nn.Module:
 def make_networks(recipe: Recipe, generator: Generator, channels: int, count: int) -> tuple[nn.Module, CodeSource]:
     """T and the source of codes, untrained, for `count` queries of `channels` channels."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(recipe.seed)
+        torch.default_generator.manual_seed(recipe.seed)
         mapper = make_mapper(recipe, generator.channels, channels)
         return mapper, make_codes(recipe, channels, generator.image_size, generator.latent_dim, count)
 
@@ -276,7 +276,7 @@ def codes_of(codes: CodeSource, index: Int[Tensor, " b"], y: Images) -> Codes:
     """The codes of queries of the fit, without noise: rows of the table, or what E says."""
     if isinstance(codes, CodeTable):
         return codes.rows(index)
-    return codes.starts(y, 1, random_stream(0, device=y.device))[:, 0]
+    return codes.starts(y, torch.zeros(1, codes.latent_dim, device=y.device))[:, 0]
 
 
 def map_x(mapper: nn.Module, x: XImages, channels: int, recipe: Recipe, like: Images | None = None) -> Images:

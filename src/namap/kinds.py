@@ -146,7 +146,8 @@ def resembling(
 ) -> Float[np.ndarray, "q k"]:
     """Shares of the kinds among the images of X whose edges are most like those of a query."""
     nearest = NearestNeighbors(n_neighbors=NEIGHBOURS).fit(among).kneighbors(rows, return_distance=False)
-    return np.eye(len(kinds.prior))[kinds.labels[nearest]].mean(1)
+    member = np.eye(len(kinds.prior))[kinds.labels]
+    return sum((member[place] for place in nearest.T), np.zeros((len(rows), 1))) / NEIGHBOURS
 
 
 def vote(graph: sparse.csr_matrix, shares: Shares, kinds: Kinds) -> Shares:
@@ -220,7 +221,7 @@ def learn_kinds(x: ImageDomain, kinds: Kinds, run: Run, outdir: Path | None) -> 
         outdir: where its checkpoints are kept.
     """
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(run.seed)
+        torch.default_generator.manual_seed(run.seed)
         network = place(KindNetwork(x.channels, x.size, len(kinds.prior)), pick_device(run.device))
     labelled = ImageDomain.from_array(x.images, kinds.labels, x.source)
     config: dict[str, Any] = {"kind": "kinds", "labels": digest({"labels": torch.from_numpy(kinds.labels)})}

@@ -4,6 +4,7 @@ loss = reconstruction(T(G(z)), y) + beta * KL(q(z|y) || N(0, I))
 """
 
 from collections.abc import Iterable, Iterator
+from copy import copy
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -40,8 +41,8 @@ class Mapping(Model):
     Use `NAM`, `AENAM`, `VAENAM` or `WAENAM`: they differ in where z comes from, and share all that is below.
 
     Args:
-        generator: G, from `load_generator` or `wrap_generator`; put into eval mode and frozen. Codes `[b d]` to images
-            `[b c s s]` in [-1, 1], with s a multiple of 8 and at least 16.
+        generator: G, from `load_generator` or `wrap_generator`; moved to the device, put into eval mode and frozen.
+            Codes `[b d]` to images `[b c s s]` in [-1, 1], with s a multiple of 8 and at least 16.
         loss: `appearance`, `l1`, `l2`, `perceptual` (NAM Eq. 4) or `gram`.
         features: network of the perceptual losses, images in [-1, 1] to a list of `[b c h w]`; None: VGG-16.
         vgg_weights: a safetensors file of VGG-16; None: torchvision's ImageNet weights.
@@ -77,15 +78,14 @@ class Mapping(Model):
         Raises:
             DataError: no usable images.
             DivergedError: the loss became NaN and stayed so.
+            Interrupted: Ctrl-C or SIGTERM, after a checkpoint.
+            StorageError: `outdir` cannot be written, is full, or is another process's now.
             UsageError: `outdir` holds another run, or the loss has no use for the feature network that was given.
         """
-        before = self.mapper, self.codes, self.kinds, self.channels, self.data, self.fitted_features
-        self.channels, self.fitted_features = 0, None
-        try:
-            self.learn(data, None if outdir is None else Path(outdir), quiet, x, overwrite)
-        except BaseException:  # what an earlier fit has learnt is left
-            self.mapper, self.codes, self.kinds, self.channels, self.data, self.fitted_features = before
-            raise
+        fresh = copy(self)  # a fit that fails leaves what an earlier one has learnt
+        fresh.channels, fresh.fitted_features = 0, None
+        fresh.learn(data, None if outdir is None else Path(outdir), quiet, x, overwrite)
+        self.__dict__.update(fresh.__dict__)
         return self
 
     def learn(self, data: Source, home: Path | None, quiet: bool, x: Source | None, overwrite: bool) -> None:

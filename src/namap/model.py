@@ -12,7 +12,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from . import checkpoint, fitting
-from .codes import CodeSource, QueryTable
+from .codes import CodeSource, QueryTable, draw_starts
 from .errors import UsageError
 from .generators import WarpedGenerator, freeze, sample, sample_uint8
 from .kinds import Dissent, KindNetwork
@@ -22,6 +22,7 @@ from .networks.vgg import Convention
 from .recipes import Method, Recipe, complete_recipe
 from .solving import CodeSearch, scored_at_once
 from .tensors import (
+    Codes,
     Images,
     PerSample,
     XImages,
@@ -135,13 +136,15 @@ class Model:
         tolerance: float = 1e-3,
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Analogies of one batch of prepared queries: uint8 `[b k c h w]`, codes `[b k d]`, losses `[b k]`."""
-        search = self.search(from_numpy(queries, self.device), solutions, refine, seed, temperature, tolerance)
-        with autocast(self.device, self.precision):
-            z, losses, x = search.run(quiet)
-            if self.recipe.warp:
-                parts = z.flatten(0, 1).split(scored_at_once(self.generator))
-                x = torch.cat([self.generator.picture(part) for part in parts]).unflatten(0, z.shape[:2])
-        return to_uint8(x).cpu().numpy(), z.cpu().numpy(), losses.cpu().numpy()
+
+        def shown(z: Codes, x: XImages) -> UInt8[Tensor, "p c h w"]:
+            return to_uint8(self.generator.picture(z) if self.recipe.warp else x)
+
+        with torch.inference_mode(False):  # Eq. 6 needs gradients
+            search = self.search(from_numpy(queries, self.device), solutions, refine, seed, temperature, tolerance)
+            with autocast(self.device, self.precision):
+                z, losses, x = search.run(quiet, shown)
+        return x.cpu().numpy(), z.cpu().numpy(), losses.cpu().numpy()
 
     def search(
         self,
@@ -171,9 +174,10 @@ class Model:
         if not (0 <= temperature < math.inf and 0 <= tolerance < math.inf):
             raise UsageError(f"temperature={temperature}, tolerance={tolerance}: use numbers of 0 or more")
         recipe, source = self.recipe, self.fitted_codes
+        freeze(self.generator)  # the module inside may have been put into training since
         steps = source.refine if refine is None else refine
         with autocast(self.device, self.precision), torch.no_grad():
-            starts = source.starts(y, solutions, random_stream(seed, device=self.device), temperature)
+            starts = source.starts(y, temperature * draw_starts(solutions, self.latent_dim, seed, self.device))
             return CodeSearch(
                 self.generator,
                 self.mapper,
@@ -219,16 +223,21 @@ class Model:
                 appearance-invariant loss, whose T has no colours of its own. None: x itself.
 
         Raises:
-            UsageError: not fitted yet.
+            UsageError: not fitted yet, images that are not of G's shape, or under `warp`, whose T knows moved images.
         """
         _ = self.fitted_codes  # refuses a mapping that is not fitted
+        if self.recipe.warp:
+            raise UsageError("map_forward: not under warp, whose T maps images that G has moved to the query's place")
+        wanted = (self.generator.channels, self.image_size, self.image_size)
+        if x.shape[1:] != wanted:
+            raise UsageError(f"map_forward: images of {tuple(x.shape[1:])}; T maps those of G, of {wanted}")
         like = None if like is None else match_channels(like.to(self.device), self.channels)
         with autocast(self.device, self.precision):
             return fitting.map_x(self.mapper, x.to(self.device), self.channels, self.recipe, like)
 
     @torch.no_grad()
     def sample_x(self, count: int) -> Images:
-        """G(z) of `count` codes from N(0, I), `[count c h w]` in [-1, 1], the same at every call."""
+        """G(z) of `count` codes from N(0, I), `[count c h w]` in [-1, 1], the same at every call; as T sees them."""
         with autocast(self.device, self.precision):
             return sample(self.generator, count, random_stream(0, device=self.device))
 
@@ -240,7 +249,7 @@ class Model:
 
     @property
     def image_size(self) -> int:
-        """Side of the images of both domains, in pixels."""
+        """Side of the queries, and of the images that T sees, in pixels; under `warp` analogies may be larger."""
         return self.generator.image_size
 
     @property

@@ -4,13 +4,13 @@ import math
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from .generators import Generator
 from .losses import Reconstruction
-from .tensors import Images, PerSample, XImages, random_stream
+from .tensors import Codes, Images, PerSample, XImages, random_stream
 
 WINDOW = 10  # iterations whose mean objective is compared with that of as many before
 BETAS, EPSILON = (0.9, 0.999), 1e-8  # Adam's
@@ -155,24 +155,32 @@ class CodeSearch:
             self.admit(int(ended.sum()))
 
     def run(
-        self, quiet: bool = True
-    ) -> tuple[Float[Tensor, "b k d"], Float[Tensor, "b k"], Float[Tensor, "b k cx h w"]]:
+        self, quiet: bool = True, keep: Callable[[Codes, XImages], Tensor] = lambda z, x: x
+    ) -> tuple[Float[Tensor, "b k d"], Float[Tensor, "b k"], Shaped[Tensor, "b k c h w"]]:
         """All iterations that are left, and the `result`; `quiet`: no progress bar."""
         hidden = True if quiet or self.finished else None
         with tqdm(unit="step", desc="optimising codes", leave=False, disable=hidden) as bar:
             while not self.finished:
                 self.advance(1)
                 bar.update()
-        return self.result()
+        return self.result(keep)
 
     @torch.no_grad()
-    def result(self) -> tuple[Float[Tensor, "b k d"], Float[Tensor, "b k"], Float[Tensor, "b k cx h w"]]:
-        """Codes so far, their reconstruction losses, without noise and prior, and their images G(z)."""
+    def result(
+        self, keep: Callable[[Codes, XImages], Tensor] = lambda z, x: x
+    ) -> tuple[Float[Tensor, "b k d"], Float[Tensor, "b k"], Shaped[Tensor, "b k c h w"]]:
+        """Codes so far, their reconstruction losses, without noise and prior, and what `keep` makes of their images.
+
+        Args:
+            keep: of some codes z and G(z), what is wanted, e.g. bytes: not all images lie in memory as floats then.
+        """
         scores, images = [], []
         for path in torch.arange(len(self.codes), device=self.codes.device).split(scored_at_once(self.generator)):
             y, *targets = self.look_up(path)
-            images += [self.generator(self.codes[path])]
-            scores += [self.reconstruction(self.mapper(images[-1]), y, targets)]
+            z = self.codes[path]
+            x = self.generator(z)
+            images += [keep(z, x)]
+            scores += [self.reconstruction(self.mapper(x), y, targets)]
         parts = self.codes.clone(), torch.cat(scores), torch.cat(images)
         codes, losses, x = (part.unflatten(0, self.shape) for part in parts)
         return codes, losses, x

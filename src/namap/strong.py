@@ -158,7 +158,7 @@ def train_mapper(
     held, learnt = (mapping.prepare_queries(part) for part in queries)  # as T is to draw them
     device = pick_device(str(mapping.device))
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(recipe.seed)
+        torch.default_generator.manual_seed(recipe.seed)
         mapper = StrongMapper(mapping.generator.channels, mapping.channels, recipe.filters, recipe.skip)
     place(mapper, device)
     reconstruction = place(Reconstruction(l1, None if features is None else freeze(features)), device)

@@ -9,21 +9,34 @@ import numpy as np
 import torch
 from jaxtyping import UInt8
 
-from . import processes
+from . import checkpoint, processes
 from .data import ImageDomain, load_domain
 from .data.feeding import ImageStream
 from .errors import UsageError
 from .fitting import MappingTask, codes_of
-from .kinds import MOST, Dissent, cast_votes, draw_kinds, find_kinds, learn_kinds, require_enough, tell_kinds
+from .generators import freeze
+from .kinds import (
+    MOST,
+    Dissent,
+    KindNetwork,
+    cast_votes,
+    draw_kinds,
+    find_kinds,
+    learn_kinds,
+    require_enough,
+    tell_kinds,
+)
 from .pictures import write_picture
 from .recipes import Recipe
 from .runs import Row, read_log
 from .solving import scored_at_once
-from .tensors import autocast, from_numpy, inference, to_uint8
+from .tensors import autocast, from_numpy, inference, pick_device, to_uint8
+from .tensors import place as on_device
 from .training import Run, train
 
 KINDS_SHEET = "kinds.png"  # in the directory of a fit: what was voted on
 PARTS = ("before-the-vote", "kinds")  # directories within that of a fit
+OUTCOME = "outcome"  # directory within the second
 
 
 def load_x(
@@ -64,25 +77,39 @@ def hold_vote(first: MappingTask, x: ImageDomain, run: Run, home: Path | None) -
         first: the fit so far; its networks are those that go on.
         x: images of X whose kinds are voted on.
         run: of the whole fit.
-        home: the directory of the fit, which keeps the logs of its parts in `PARTS`.
+        home: the directory of the fit, which keeps the logs of its parts in `PARTS`, and the outcome until it ends: a
+            fit that goes on after a vote is told the same, whatever a device rounds otherwise.
     """
     domain = first.targets.domain
     assert isinstance(domain, ImageDomain)  # `load_x` refuses streams
     before, learning = (None if home is None else home / part for part in PARTS)
     train(first, domain, part_of(run, first), before)
+    place = None if learning is None else learning / OUTCOME
+    if place is not None and place.exists():
+        return read_outcome(place, KindNetwork(x.channels, x.size, first.recipe.kinds), pick_device(run.device))
     kinds = find_kinds(x, first.recipe.kinds, run.seed)
     if home is not None:
         write_picture(home / KINDS_SHEET, draw_kinds(x, kinds))
     network = learn_kinds(x, kinds, replace(run, label="learning the kinds", result_bytes=0), learning)
     found = analogies_of(first, domain, run.precision)
-    outcome = cast_votes(domain, tell_kinds(network, found, run.precision), x, kinds)
-    return Dissent(network, torch.from_numpy(outcome.argmax(1)))
+    wanted = torch.from_numpy(cast_votes(domain, tell_kinds(network, found, run.precision), x, kinds).argmax(1))
+    if place is not None:
+        checkpoint.save_directory(place, {**checkpoint.prefixed("network", network.state_dict()), "wanted": wanted}, {})
+    return Dissent(network, wanted)
+
+
+def read_outcome(source: Path, network: KindNetwork, device: torch.device) -> Dissent:
+    """The outcome of a vote that was held before a fit was interrupted."""
+    tensors, _ = checkpoint.load_directory(source)
+    checkpoint.load_weights(network, checkpoint.without_prefix("network", tensors), source)
+    return Dissent(on_device(freeze(network), device), tensors["wanted"])
 
 
 def drop_checkpoints(home: Path) -> None:
-    """Once a fit has its result, its parts need no checkpoints."""
+    """Once a fit has its result, its parts need neither their checkpoints nor the outcome."""
     for part in PARTS:
-        shutil.rmtree(home / part / "checkpoints", ignore_errors=True)
+        for what in ("checkpoints", OUTCOME):
+            shutil.rmtree(home / part / what, ignore_errors=True)
 
 
 def part_of(run: Run, task: MappingTask) -> Run:

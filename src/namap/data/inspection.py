@@ -88,7 +88,7 @@ def _contents(domain: ImageDomain) -> Iterator[Advice]:
         grey = _of_each(images, lambda part: (part == part[:, :1]).all((1, 2, 3))).mean()
         if SHARE <= grey < 1:
             yield Advice(f"{grey:.0%} of the images are grey, the others in colour", "keep one kind")
-    extent, _, border = measure_coverage(images[:512])
+    extent, _, border = measure_coverage(images)
     if border <= PLAIN and 0 < extent < SMALL:
         yield Advice(
             f"the content spreads over {extent:.0%} of the side only: most of an image is background",

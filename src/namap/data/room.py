@@ -11,8 +11,20 @@ from jaxtyping import UInt8
 from ..errors import StorageError
 from ..files import storage_errors
 
-MEMORY = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")  # of a container, v2 and v1
 SHARE = 0.5  # of the memory, at most, for one data set
+
+
+def available_memory() -> int:
+    """Bytes of memory that there are for this process: of the machine, or of its container where that has less."""
+    least = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    for limit in map(Path, LIMITS):
+        said = limit.read_text().strip() if limit.is_file() else "max"
+        least = min(least, int(said)) if said.isdecimal() else least
+    return least
+
+
+MEMORY = available_memory()
 
 
 def make_room(count: int, channels: int, size: int) -> UInt8[np.ndarray, "n c s s"]:

@@ -185,7 +185,7 @@ def train_classifier(
         tenth = max(1, len(order) // 10)
         held_out, domain = domain.subset(order[:tenth]), domain.subset(order[tenth:])
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         network = place(NIN(domain.channels, classes, width), pick_device(device))
     shape = (domain.size, domain.channels, classes, width)
     classifier = Classifier(network, *shape, None, tuple(domain.classes), numbers, precision)

@@ -83,7 +83,7 @@ class GeneratorTask(Task):
 
     def __init__(self, recipe: GeneratorRecipe, domain: ImageDomain, device: torch.device):
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(recipe.seed)
+            torch.default_generator.manual_seed(recipe.seed)
             self.nets = {name: place(net, device) for name, net in recipe.build(domain).items()}
         generator = self.nets["generator"]
         assert isinstance(generator, Generator)
@@ -137,6 +137,7 @@ def train_generator(
     quiet: bool = False,
     arch: str = "dcgan",
     overwrite: bool = False,
+    size: int | None = None,
     **settings: Any,
 ) -> Generator:
     """Train a generator on images of X; with an `outdir`, save it in `outdir/final`, with a sheet of samples.
@@ -144,7 +145,7 @@ def train_generator(
     The same call goes on after an interruption, and loads what is finished.
 
     Args:
-        data: images of X: whatever `load_domain` reads.
+        data: images of X: whatever `load_domain` reads; a folder at `size`, an array or npz at its own.
         recipe: of any family; None: that of `arch` with these `settings`.
         outdir: where checkpoints, `metrics.jsonl` and the result go.
         device: `auto`, `cpu` or `cuda[:n]`.
@@ -152,6 +153,7 @@ def train_generator(
         quiet: no progress bar.
         arch: a family: `dcgan`, `vae`, `glo`, `progressive` or `stack`.
         overwrite: an earlier run in `outdir` makes room, once it is known that this one can begin.
+        size: side of the images in pixels; None: as they are, 32 for a folder.
         **settings: fields of its recipe, e.g. `latent_dim=100, images=1_000_000, seed=0`.
 
     Returns:
@@ -161,11 +163,13 @@ def train_generator(
         DataError: no usable images.
         UsageError: `outdir` holds another run, an unknown setting, or images of a side that the family cannot make.
         DivergedError: training met NaN and did not recover.
+        Interrupted: Ctrl-C or SIGTERM, after a checkpoint.
+        StorageError: `outdir` cannot be written, is full, or is another process's now.
     """
     if recipe is not None and settings:
         raise UsageError(f"train_generator: {', '.join(settings)} beside a whole recipe; set them in it")
     recipe = recipe or make_settings(find_family(arch), settings, arch)
-    domain = load_domain(data)
+    domain = load_domain(data, size)
     home = None if outdir is None else Path(outdir)
     task = GeneratorTask(recipe, domain, pick_device(device))
     run = Run(
