@@ -108,6 +108,7 @@ PROMISES = {
     "Files that namap did not write are not overwritten or deleted, nor reached through a link": [
         "a_directory_of_somebody_else_is_left_as_it_was",
         "a_model_is_saved_over_a_model_only",
+        "one_file_of_somebody_else_is_left_as_it_was",
         "what_else_lies_beside_checkpoints_stays",
         "no_link_is_followed_to_what_would_be_emptied_or_deleted",
     ],

@@ -9,6 +9,8 @@ import torch
 
 from namap import processes
 from namap.errors import Interrupted, UsageError
+from namap.generators import train_generator
+from namap.generators.families import dcgan
 from namap.mapping import METHODS, VAENAM
 from namap.training import Loop
 
@@ -53,6 +55,37 @@ def test_a_run_of_another_precision_can_go_on(before, generator, handwriting, tm
     with pytest.raises(UsageError, match=rf"run\.precision \({before}, now {now}\); --precision {before} goes on"):
         METHODS["ae"](generator, **{**SMALL, "precision": now}).fit(handwriting, tmp_path, quiet=True)
     METHODS["ae"](generator, **{**SMALL, "precision": before}).fit(handwriting, tmp_path, quiet=True)
+
+
+@pytest.mark.parametrize(("before", "now"), [("bf16", "fp32"), ("fp32", "bf16")])
+def test_under_auto_a_run_goes_on_in_the_precision_that_it_began_with(
+    before, now, generator, handwriting, tmp_path, monkeypatch
+):
+    def fit(**options):
+        mapping = METHODS["ae"](generator, **{**SMALL, "precision": "auto"})
+        return mapping.fit(handwriting, tmp_path / "map", quiet=True, **options)
+
+    METHODS["ae"](generator, **{**SMALL, "precision": before}).fit(handwriting, tmp_path / "map", quiet=True)
+    recipe = dcgan.Recipe(latent_dim=4, images=64, width=4, batch_size=16)
+    train_generator(handwriting, recipe, tmp_path / "g", precision=before, quiet=True)
+    # Another machine, where `auto` is another one.
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": now == "bf16"})
+    assert fit().precision == before
+    train_generator(handwriting, recipe, tmp_path / "g", quiet=True)
+    assert fit(overwrite=True).precision == now
+
+
+def test_a_run_that_goes_on_says_from_where(generator, handwriting, tmp_path, monkeypatch, capsys):
+    def stop(loop, batch, step=Loop.step):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return step(loop, batch)
+
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        patch.setattr(Loop, "step", stop)
+        METHODS["ae"](generator, **SMALL).fit(handwriting, tmp_path)
+    assert "goes on" not in capsys.readouterr().err
+    METHODS["ae"](generator, **SMALL).fit(handwriting, tmp_path)
+    assert "fitting ae: goes on from step 1 of 20\n" in capsys.readouterr().err
 
 
 def test_a_run_belongs_to_its_generator(generator, handwriting, tmp_path):

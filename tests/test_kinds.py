@@ -190,6 +190,8 @@ def test_what_cannot_be_voted_on_is_one_line(generator, handwriting, typeset, tm
         VAENAM(generator, **SMALL).fit(handwriting, quiet=True, x=typeset)
     with pytest.raises(UsageError, match="not with warp"):
         VAENAM(generator, kinds=5, warp=True, **SMALL).fit(handwriting, quiet=True)
+    with pytest.raises(DataError, match="20 queries are too few to vote on 30 kinds"):
+        VAENAM(generator, kinds=30, **SMALL).fit(handwriting.subset(slice(0, 20)), quiet=True)
     with pytest.raises(DataError, match="too few for 30 kinds"):
         find_kinds(typeset.subset(slice(0, 40)), 30)
     few = {"data": handwriting, "x": typeset.subset(slice(0, 40))}, {"data": handwriting.subset(slice(0, 10))}

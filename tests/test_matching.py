@@ -182,7 +182,7 @@ def test_csv_holds_positions_for_arrays(tmp_path, digits, inverted):
     np.savez(tmp_path / "sets.npz", x=digits.images[:60], y=inverted[0].images)
     summary = run_matching(f"{tmp_path}/sets.npz:x", f"{tmp_path}/sets.npz:y", tmp_path / "out")
     found = rows(tmp_path / "out" / "matches.csv")
-    assert list(found[0]) == ["query", "match", "weight", "runner_up"]
+    assert list(found[0]) == ["query", "match", "weight", "runner_up", "loss"]
     assert [r["query"] for r in found] == [str(i) for i in range(300)]
     assert {r["match"] for r in found} <= {str(i) for i in range(60)}
     assert all(0 <= float(r["weight"]) <= 1 and r["runner_up"] != r["match"] for r in found)

@@ -148,6 +148,7 @@ def car_experiment(name: str, x: str, y: str) -> Experiment:
         published="1.38° (VAE-NAM); DiscoGAN 13.81°",
         headline={
             "angle": "degrees",
+            "angle_any_line": "degrees, any line",
             "within_10_degrees": "within 10°",
             "taken_for_x": "taken for X",
             "kid": "KID",

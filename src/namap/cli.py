@@ -201,6 +201,10 @@ def evaluate(
         typer.Option(help="Directory of a classifier of X; made here with --train-classifier-on."),
     ] = None,
     train_classifier_on: Annotated[str | None, typer.Option(metavar="SRC", help="Labelled images of X.")] = None,
+    classifier_images: Annotated[
+        int | None,
+        typer.Option(min=1, help="That the classifier sees. Default: 100 passes, 24,000 to 240,000 images."),
+    ] = None,
     solutions: Annotated[int, typer.Option(min=1, help="Of each query; how many of them keep it is told, too.")] = 1,
     refine: Refine = None,
     generator: GivenSpec = None,
@@ -232,7 +236,10 @@ def evaluate(
     if queries.labels is None:
         raise DataError(f"{src}: the queries have no labels; evaluation compares with them")
     x = None if train_classifier_on is None else load_domain(train_classifier_on, quiet=quiet)
-    judge = obtain_classifier(classifier, x, device=device, precision=precision, quiet=quiet)
+    if classifier_images and x is None:
+        raise UsageError("--classifier-images: of a training; say --train-classifier-on, too")
+    how = {"images": classifier_images, "device": device, "precision": precision, "quiet": quiet}
+    judge = obtain_classifier(classifier, x, **how)
     result = evaluate_kept(mapping, queries, judge, solutions=solutions, refine=refine, seed=seed, quiet=quiet)
     say(result.as_dict(), as_json, result.summary())
 

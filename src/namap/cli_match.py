@@ -66,7 +66,7 @@ def match(
     found = (
         f"mixtures in {outdir}; largest weights in {outdir}/matches.csv"
         if recipe.inexact
-        else f"{metrics['distinct']} different matches, mean weight {metrics['mean_weight']:.2f}; {outdir}/matches.csv"
+        else f"{metrics['distinct']} different matches, mean loss {metrics['loss']:.2f} of 4; {outdir}/matches.csv"
     )
     say(
         {"outdir": str(outdir), **metrics},

@@ -60,13 +60,18 @@ class Advice(NamedTuple):
     remedy: str
 
 
-def warn(text: str) -> None:
+def tell(text: str) -> None:
     """Say one line on stderr, above a progress bar where there is one; stdout belongs to results.
 
     Of several processes, the first on a machine says it.
     """
     if place_here() == 0:
-        tqdm.write(f"warning: {one_line(text)}", file=sys.stderr)
+        tqdm.write(one_line(text), file=sys.stderr)
+
+
+def warn(text: str) -> None:
+    """Say one line of warning on stderr."""
+    tell(f"warning: {text}")
 
 
 def first_line(error: BaseException) -> str:

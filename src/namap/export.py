@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from .codes import QueryTable
 from .data.coverage import shrinking
 from .errors import StorageError, UsageError, first_line
-from .files import atomic_file, storage_errors
+from .files import atomic_file, claim_file, storage_errors
 from .fitting import map_x
 from .mapping import Mapping
 from .tensors import Images, XImages, random_stream
@@ -23,6 +23,7 @@ Format = Literal["onnx", "pt2"]
 TOLERANCE = 1e-4  # largest difference of one value, of images in [-1, 1], in fp32
 BATCHES = (1, 5)  # that an exported file is tried on; it is traced with another
 TRACED = 3
+MARK = {"onnx": b"namap.size", "pt2": b"namap.json"}  # of what is known beside the network
 
 
 class AnalogyPart(nn.Module):
@@ -90,13 +91,15 @@ def export_mapping(
         What the file is: `file`, `size`, `channels`, `part`, and `difference`, the largest from PyTorch.
 
     Raises:
-        UsageError: the analogies of a NAM were asked for, the network cannot be exported, or a library is missing.
+        UsageError: the analogies of a NAM were asked for, the network cannot be exported, a library is missing, or
+            `output` is there and no export.
         StorageError: the file differs from PyTorch, or cannot be written.
     """
     output = Path(output)
     kind = format or output.suffix.removeprefix(".")
     if kind not in get_args(Format):
         raise UsageError(f"export {output}: the suffix says no format; use .onnx or .pt2, or --format")
+    claim_file(output, MARK[kind], "export")
     alone = isinstance(mapping.fitted_codes, QueryTable)
     part = part or ("mapper" if alone else "analogy")
     if part not in get_args(Part):

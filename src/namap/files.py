@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from .errors import StorageError
+from .errors import StorageError, UsageError
 
 SCRATCH = re.compile(r"\..+\.[0-9a-f]{12}")
 NAMED = 200  # bytes of a name that its scratch keeps: a file system takes 255
@@ -38,6 +38,24 @@ def write_file(target: Path, content: bytes) -> None:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
+
+
+def claim_file(target: Path, mark: bytes, what: str) -> None:
+    """Leave alone a file of somebody else.
+
+    Args:
+        target: the file that is to be written.
+        mark: what every file of the kind holds that namap wrote.
+        what: the kind, for people.
+
+    Raises:
+        UsageError: something else is there.
+        StorageError: it cannot be read.
+    """
+    with storage_errors(target):
+        there = target.exists() or target.is_symlink()
+        if there and not (target.is_file() and mark in target.read_bytes()):
+            raise UsageError(f"{target}: is no {what} of namap, and would be lost; choose another name")
 
 
 def sweep(folder: Path) -> None:

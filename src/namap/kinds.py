@@ -89,12 +89,14 @@ def require_enough(x: ImageDomain, count: int, queries: ImageDomain | None = Non
     """Make sure that kinds can be found among images of X, and that queries have neighbours to agree with.
 
     Raises:
-        DataError: not twice as many images as kinds, or too few of either.
+        DataError: not twice as many images as kinds, not as many queries, or too few of either.
     """
     if len(x) < max(2 * count, NEIGHBOURS + 1):
         raise DataError(f"{x.source}: {len(x)} images are too few for {count} kinds; give more images or fewer kinds")
-    if queries is not None and len(queries) <= NEIGHBOURS:
-        raise DataError(f"{queries.source}: {len(queries)} queries are too few for a vote; give more, or no kinds")
+    if queries is not None and len(queries) < max(count, NEIGHBOURS + 1):
+        raise DataError(
+            f"{queries.source}: {len(queries)} queries are too few to vote on {count} kinds; give more, or fewer kinds"
+        )
 
 
 def draw_kinds(x: ImageDomain, kinds: Kinds) -> Image.Image:

@@ -22,9 +22,9 @@ from .errors import DataError, UsageError
 from .generators import Generator, freeze
 from .hub import local_model, push
 from .model import Model
-from .runs import load_result, occupied
+from .runs import load_result, occupied, precision_of
 from .saving import mapping_state, read_mapping, without_names
-from .tensors import as_seed
+from .tensors import as_seed, pick_precision
 from .training import identity, train
 from .voting import drop_checkpoints, hold_vote, load_x, part_of
 
@@ -94,6 +94,8 @@ class Mapping(Model):
         if self.features is not None and recipe.loss not in ("perceptual", "gram"):
             raise UsageError(f"features: loss={recipe.loss} has no use for a feature network; use perceptual or gram")
         freeze(self.generator)  # the module inside may have been put into training since
+        if self.wanted == "auto":
+            self.precision = pick_precision(precision_of(home, self.wanted, overwrite), self.device)
         stream = fitting.stream_queries(data, recipe, self.image_size, self.channels or None)
         domain = stream or fitting.draw_queries(self.prepare_queries(data), recipe)
         self.data = domain.fingerprint

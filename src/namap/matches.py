@@ -89,11 +89,13 @@ def labels(domain: ImageDomain) -> list[str]:
 
 
 def write_csv(found: Matches, of_x: list[str], of_y: list[str], path: Path) -> None:
-    """`query,match,weight,runner_up`, a row a query; with a single x there is no runner-up."""
+    """`query,match,weight,runner_up,loss`, a row a query; with a single x there is no runner-up."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["query", "match", "weight", "runner_up"])
-    for query, weights, (best, *others) in zip(of_y, found.weights, found.ranking.tolist(), strict=True):
-        writer.writerow([query, of_x[best], f"{weights[best]:.6g}", of_x[others[0]] if others else ""])
+    writer.writerow(["query", "match", "weight", "runner_up", "loss"])
+    rows = zip(of_y, found.weights, found.ranking.tolist(), found.losses.tolist(), strict=True)
+    for query, weights, (best, *others), loss in rows:
+        second = of_x[others[0]] if others else ""
+        writer.writerow([query, of_x[best], f"{weights[best]:.6g}", second, f"{loss:.4g}"])
     with atomic_file(path) as file:
         file.write(text.getvalue().encode(errors="surrogateescape"))  # names that are not UTF-8

@@ -191,8 +191,15 @@ def read_record(outdir: Path) -> dict[str, Any]:
     return record
 
 
+def precision_of(outdir: Path | None, precision: str, overwrite: bool) -> str:
+    """The precision that a run goes on with under `auto`: the one that it began with, there or on another machine."""
+    begun = outdir is not None and precision == "auto" and not overwrite and processes.is_main()
+    record = read_record(outdir) if begun and outdir is not None else {}
+    return processes.of_main(record.get("run", {}).get("precision", precision))
+
+
 def going_on(changed: list[str], remedy: str) -> str:
-    """What to do about differences: `auto` may choose another precision than before, and that can be said instead."""
+    """What to do about differences: where the precision alone is another one, that of before can be said."""
     if len(changed) == 1 and (precision := re.fullmatch(r"(?:\w+\.)*precision \((\w+), now \w+\)", changed[0])):
         return f"--precision {precision[1]} goes on with it"
     return remedy

@@ -24,7 +24,7 @@ from tqdm import tqdm
 from . import processes, snapshots
 from .data import ImageDomain
 from .data.feeding import ImageStream, open_feed
-from .errors import DivergedError, Interrupted, warn
+from .errors import DivergedError, Interrupted, tell, warn
 from .logs import Log
 from .networks.table import divided_tables
 from .runs import Row, claim
@@ -344,7 +344,10 @@ class Loop:
             claim(self.outdir, self.identity)
             there = any((self.outdir / "checkpoints").glob(snapshots.STEPS))
         if processes.of_main(there):
-            return self.restore()
+            self.restore()
+            if self.state.step and not self.run.quiet:
+                tell(f"{self.run.label}: goes on from step {self.state.step} of {self.run.steps}")
+            return
         if processes.is_main():
             snapshots.check_space(self.outdir, self.task.modules, self.task.optimizers, self.run.result_bytes)
             self.records.clear()

@@ -69,6 +69,8 @@ def translate_files(
     asked = {"solutions": solutions, "refine": refine, "seed": seed, "temperature": temperature}
     if npz and processes.count() > 1:
         raise UsageError("--npz: one file, which one process writes; leave it out, or start one")
+    if not (folder / RECORD).exists():
+        refuse_foreign(folder)  # before a lock is left among somebody's pictures
     with hold(folder) if processes.is_main() else nullcontext():
         how = {"npz": True} if npz else {"batch_size": batch_size}
         wanted = identity(mapping, queries.identity, {**asked, **how})

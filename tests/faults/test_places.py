@@ -50,6 +50,21 @@ def test_a_model_is_saved_over_a_model_only(tmp_path, kind):
         checkpoint.save_directory(tmp_path / name, {"a": torch.zeros(1)}, {})
 
 
+@pytest.mark.parametrize("name", ["report.html", "map.onnx", "map.pt2"])
+def test_one_file_of_somebody_else_is_left_as_it_was(tmp_path, monkeypatch, capsys, name):
+    tiny.fit("vae", tmp_path / "run", 2)
+    output = tmp_path / name
+    verb = ("report", "--data", "embedded:handwriting/test", "--queries", 4) if name.endswith("html") else ("export",)
+    command = (verb[0], tmp_path / "run", *verb[1:], "-o", output)
+    output.write_text("months of work")
+    code, _, err = call(monkeypatch, capsys, *command)
+    assert (code, err.count("\n"), "and would be lost" in err) == (2, 1, True)
+    assert output.read_text() == "months of work"
+    output.unlink()
+    for _ in range(2):  # ours is replaced
+        assert call(monkeypatch, capsys, *command)[0] == 0
+
+
 def test_what_else_lies_beside_checkpoints_stays(tmp_path):
     tiny.loop(tmp_path, 2).run_all()
     for name in ("2019", "000000001-best"):

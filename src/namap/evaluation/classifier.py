@@ -18,7 +18,7 @@ from ..runs import occupied
 from ..tensors import autocast, from_numpy, pick_device, pick_precision, place
 from ..training import Run, identity, train
 
-DEFAULT_IMAGES = 240_000
+MOST_IMAGES, LEAST_IMAGES, PASSES = 240_000, 24_000, 100  # that a training sees, unless told otherwise
 DEFAULT_WIDTH = 48
 MANY = 100  # times as many numbers as classes are no numbers of classes
 LIMITS = {"size": 4096, "channels": 3, "classes": 10**5, "width": 2048}
@@ -150,7 +150,7 @@ def train_classifier(
     domain: ImageDomain,
     outdir: Path | None = None,
     seed: int = 0,
-    images: int = DEFAULT_IMAGES,
+    images: int | None = None,
     width: int = DEFAULT_WIDTH,
     held_out: ImageDomain | None = None,
     device: str = "auto",
@@ -163,7 +163,7 @@ def train_classifier(
         domain: labelled images of X.
         outdir: save to `outdir/final`; the same call goes on after an interruption.
         seed: of weights, order and augmentation.
-        images: training images to see.
+        images: training images to see; None: a hundred passes over `domain`, within 24,000 and 240,000.
         width: channels of the network's first block.
         held_out: labelled images of X to measure it on; None: a tenth of `domain` is held out.
         device: `auto`, `cpu` or `cuda[:n]`.
@@ -190,6 +190,7 @@ def train_classifier(
     shape = (domain.size, domain.channels, classes, width)
     classifier = Classifier(network, *shape, None, tuple(domain.classes), numbers, precision)
     truth = classifier.labels_of(held_out)  # refused, if at all, before any training
+    images = images or min(MOST_IMAGES, max(LEAST_IMAGES, PASSES * len(domain)))
     run = Run(images, 128, seed, device, precision, quiet=quiet, label="training the classifier")
     labels = checkpoint.digest({"labels": torch.from_numpy(domain.labels)})
     names = {"names": domain.classes} if domain.classes else {}
@@ -213,7 +214,7 @@ def obtain_classifier(
     path: Path | None,
     x: ImageDomain | None,
     seed: int = 0,
-    images: int = DEFAULT_IMAGES,
+    images: int | None = None,
     width: int = DEFAULT_WIDTH,
     held_out: ImageDomain | None = None,
     device: str = "auto",

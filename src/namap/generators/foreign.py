@@ -151,21 +151,23 @@ def _open_pickle(path: Path, trusted: bool) -> nn.Module:
     First it is read as plain data, which runs nothing; only what needs more, and is trusted, is unpickled.
 
     Raises:
-        UsageError: it is not trusted, damaged, needs code that is not here, or holds no module.
+        UsageError: it needs more and is not trusted, is damaged, needs code that is not here, or holds no module.
     """
-    if not trusted:
-        raise UsageError(
-            f"{path}: is a pickle, which runs whatever code it holds when it is loaded; if you trust who made it, "
-            "say --trust-pickle (trust_pickle=True), with --generator where a mapping refers to it"
-        )
     try:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of other versions of the format
                 module = torch.load(path, "cpu", weights_only=True)
         except pickle.UnpicklingError:  # it needs more than tensors and plain values
+            if not trusted:
+                raise UsageError(
+                    f"{path}: is a pickle, which runs whatever code it holds when it is loaded; if you trust who made "
+                    "it, say --trust-pickle (trust_pickle=True), with --generator where a mapping refers to it"
+                ) from None
             warn(f"{path}: is unpickled on your word (--trust-pickle); whatever code it holds runs now, as you")
             module = torch.load(path, "cpu", weights_only=False)
+    except UsageError:
+        raise
     except ImportError as error:
         raise UsageError(f"{path}: needs code that is not here ({first_line(error)}); set PYTHONPATH to it") from error
     except Exception as error:  # torch raises anything on a damaged file, and so may the code in it

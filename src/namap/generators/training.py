@@ -22,7 +22,7 @@ from .. import checkpoint, processes
 from ..data import ImageDomain, load_domain
 from ..errors import UsageError
 from ..pictures import to_picture, write_picture
-from ..runs import load_result, occupied
+from ..runs import load_result, occupied, precision_of
 from ..settings import MAX_SEED, make_settings
 from ..tensors import pick_device, place, random_stream, to_uint8
 from ..training import Batch, Run, Task, Update, identity, train
@@ -171,6 +171,7 @@ def train_generator(
     recipe = recipe or make_settings(find_family(arch), settings, arch)
     domain = load_domain(data, size)
     home = None if outdir is None else Path(outdir)
+    precision = precision_of(home, precision, overwrite)
     task = GeneratorTask(recipe, domain, pick_device(device))
     run = Run(
         recipe.images,

@@ -13,6 +13,7 @@ from ..data import ImageDomain, load_domain
 from ..errors import DataError, UsageError
 from ..evaluation import evaluate_kept
 from ..evaluation.classifier import Classifier
+from ..files import claim_file
 from ..generators import load_generator
 from ..mapping import Mapping
 from ..runs import read_log, read_record
@@ -24,6 +25,7 @@ from .page import Section, Table, write_page
 
 QUERIES = {"one pass": 512, "optimised": 64}  # of a report, by how a mapping answers
 SOLUTIONS = 6
+MARK = b"<title>namap: "  # of every page
 
 
 def report_runs(
@@ -53,9 +55,10 @@ def report_runs(
         The page and the numbers of each run.
 
     Raises:
-        UsageError: nothing there, runs of different kinds, or no queries.
+        UsageError: nothing there, runs of different kinds, no queries, or `output` is there and no report.
         DataError: the queries cannot be read, or have no labels for the classifier that is given.
     """
+    claim_file(output, MARK, "report")
     homes = [_home(run) for run in runs]
     kinds = {str(checkpoint.read_json(checkpoint.find_model(home) / "config.json").get("format")) for home in homes}
     names = short_names(homes)
