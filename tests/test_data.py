@@ -321,6 +321,23 @@ for source in (['a.png'], numpy.zeros((3, 16, 16), numpy.uint8)):  # three grey 
     assert said[1].startswith("DataError array: shape (3, 16, 16) is not [n c h w]; ImageDomain.from_array takes")
 
 
+def test_pictures_of_pillow_are_a_source_as_their_files_are(tmp_path):
+    rng = np.random.default_rng(0)
+    pictures = [Image.fromarray(rng.integers(0, 256, (40, 30 + i, 4), np.uint8)) for i in range(3)]
+    for i, picture in enumerate(pictures):
+        picture.save(tmp_path / f"{i}.png")
+    for channels in (None, 1):
+        np.testing.assert_array_equal(
+            load_domain(pictures, 16, channels).images, load_domain(tmp_path, 16, channels).images
+        )
+    grey = pictures[0].convert("L")
+    assert load_domain(grey).images.shape == (1, 1, 32, 32)
+    with pytest.raises(DataError, match="picture 1: 2x2 is smaller"):
+        load_domain([grey, grey.resize((2, 2))])
+    with pytest.raises(DataError, match="holds no images"):
+        load_domain([])
+
+
 def test_an_array_turns_grey_as_a_folder_does(tmp_path):
     images = np.random.default_rng(0).integers(0, 256, (4, 3, 64, 64), np.uint8)
     images[0], images[1, :, :, :3] = 255, 1

@@ -15,7 +15,7 @@ from jaxtyping import UInt8
 
 from . import checkpoint, fitting, processes
 from .analogies import Analogies, counted
-from .data import ImageDomain, load_domain
+from .data import ImageDomain, Source, load_domain
 from .data.coverage import shrink
 from .data.feeding import ImageStream
 from .errors import DataError, UsageError
@@ -29,7 +29,6 @@ from .training import identity, train
 from .voting import drop_checkpoints, hold_vote, load_x, part_of
 
 M = TypeVar("M", bound="Mapping")
-Source = str | Path | ImageDomain | UInt8[np.ndarray, "n c h w"]  # of images: whatever `load_domain` reads
 Domain = ImageDomain | ImageStream
 
 

@@ -1,13 +1,14 @@
 """Where images come from."""
 
 from .batches import QueryBatch, QueryStream, open_queries
-from .domain import ImageDomain, load_domain
+from .domain import ImageDomain, Source, load_domain
 from .images import UnreadableImage, read_image
 
 __all__ = [
     "ImageDomain",
     "QueryBatch",
     "QueryStream",
+    "Source",
     "UnreadableImage",
     "load_domain",
     "open_queries",

@@ -13,6 +13,7 @@ from zipfile import ZipInfo
 import numpy as np
 import torch
 from jaxtyping import Int, UInt8
+from PIL import Image
 from torchvision.transforms import v2
 from tqdm import tqdm
 
@@ -20,7 +21,7 @@ from ..errors import DataError, UsageError, warn
 from ..files import storage_errors, write_file
 from . import embedded
 from .folders import list_pictures, unique_names
-from .images import LARGE, MAX_RATIO, UnreadableImage, read_image
+from .images import LARGE, MAX_RATIO, UnreadableImage, picture_array, read_image
 from .room import close_gaps, is_grey, make_room
 from .shards import is_stream
 
@@ -177,8 +178,12 @@ def _resize(images: np.ndarray, size: int) -> np.ndarray:
     return np.concatenate([v2.functional.resize(torch.from_numpy(p), [size, size], mode).numpy() for p in parts])
 
 
+# What `load_domain` reads.
+Source = str | Path | ImageDomain | UInt8[np.ndarray, "n c h w"] | Image.Image | list[Image.Image]
+
+
 def load_domain(
-    source: str | Path | ImageDomain | UInt8[np.ndarray, "n c h w"],
+    source: Source,
     size: int | None = None,
     channels: int | None = None,
     quiet: bool = True,
@@ -189,14 +194,14 @@ def load_domain(
     Args:
         source: a folder (flat or nested; a sub-folder per class gives labels), a picture, `file.npz:key` (labels from
             the matching `y_…` key), `torchvision:NAME/SPLIT`, `embedded:handwriting/SPLIT`, `embedded:typeset/SPLIT`,
-            an ImageDomain, or a uint8 array `[n c s s]`.
-        size: side of the square images in pixels; None keeps arrays as they are and takes 32 for folders.
-        channels: 1 or 3; None keeps arrays as they are and takes 3 for folders of colour pictures, else 1.
+            an ImageDomain, a uint8 array `[n c s s]`, or a picture of Pillow, or a list of them.
+        size: side of the square images in pixels; None keeps arrays as they are and takes 32 for pictures.
+        channels: 1 or 3; None keeps arrays as they are and takes 3 for pictures in colour, else 1.
         quiet: no progress bar where a folder takes long.
         tell: warn of pictures that cannot be read, in one line; they are in `skipped` in any case.
 
     Returns:
-        Images uint8 `[n c s s]`, 0..255: pictures of a folder are cut to squares from their centre and resized.
+        Images uint8 `[n c s s]`, 0..255: pictures are cut to squares from their centre and resized.
 
     Raises:
         DataError: nothing there, nothing readable, or more than 10% of a folder unreadable.
@@ -216,9 +221,14 @@ def load_domain(
         if not len(source):
             raise DataError(f"{source.source}: holds no images")
         return source.resized(size, channels)
+    if isinstance(source, Image.Image):
+        source = [source]
+    if isinstance(source, list) and all(isinstance(picture, Image.Image) for picture in source):
+        return _from_pictures(source, size or 32, channels)
     if not isinstance(source, str | Path):
         kind = type(source).__name__
-        raise UsageError(f"images in a {kind}: give a path, a uint8 array [n c s s], or ImageDomain.from_array(array)")
+        ways = "a path, a uint8 array [n c s s], pictures of Pillow, or ImageDomain.from_array(array)"
+        raise UsageError(f"images in a {kind}: give {ways}")
     domain = _load_source(str(source), size, channels, quiet)
     if domain.skipped and tell:
         count = len(domain.skipped)
@@ -251,6 +261,17 @@ def _load_picture(path: Path, size: int, channels: int | None) -> ImageDomain:
         raise DataError(f"{path}: {error}; give another picture, or a folder of them") from None
     grey = channels is None and (image == image[:1]).all()
     return ImageDomain(image[None, :1] if grey else image[None], None, unique_names([path.name]), str(path))
+
+
+def _from_pictures(pictures: list[Image.Image], size: int, channels: int | None) -> ImageDomain:
+    """Pictures in memory, none of which may be unreadable."""
+    images = make_room(len(pictures), channels or 3, size)
+    for i, picture in enumerate(pictures):
+        try:
+            images[i] = picture_array(picture, channels or 3, size)
+        except UnreadableImage as error:
+            raise DataError(f"picture {i}: {error}") from None
+    return ImageDomain.from_array(images[:, :1] if channels is None and is_grey(images) else images, source="pictures")
 
 
 def split_npz(text: str) -> tuple[Path, str]:

@@ -46,18 +46,35 @@ def read_image(file: str | Path | BytesIO, channels: int, size: int | None) -> U
             picture = Image.open(file, formats=FORMATS)
         _check_shape(*picture.size)
         _check_ratio(picture)
-        picture.load()  # verify() would let a truncated JPEG pass
-        picture = _to_mode(ImageOps.exif_transpose(picture), "L" if channels == 1 else "RGB")
     except UnreadableImage:
         raise
     except UnidentifiedImageError:
         raise UnreadableImage("is not a png, jpg, webp, bmp or tiff image, or is cut short") from None
     except Exception as error:  # decoders that are fed by strangers raise all sorts of things, struct.error included
-        raise UnreadableImage(" ".join(str(error).split()) or type(error).__name__) from None
+        raise UnreadableImage(_why(error)) from None
+    return picture_array(picture, channels, size)
+
+
+def picture_array(picture: Image.Image, channels: int, size: int | None) -> UInt8[np.ndarray, "c h w"]:
+    """A picture of Pillow as uint8 `[c h w]`, as `read_image` reads its file; the arguments are those.
+
+    Raises:
+        UnreadableImage: truncated, too large, too small or too elongated.
+    """
+    _check_shape(*picture.size)
+    try:
+        picture.load()  # verify() would let a truncated JPEG pass
+        picture = _to_mode(ImageOps.exif_transpose(picture), "L" if channels == 1 else "RGB")
+    except Exception as error:  # as above
+        raise UnreadableImage(_why(error)) from None
     if size is not None and picture.size != (size, size):
         picture = ImageOps.fit(picture, (size, size), Image.Resampling.LANCZOS)
     array = np.array(picture, dtype=np.uint8)  # a copy: Pillow's own is read-only
     return array[None] if channels == 1 else np.ascontiguousarray(array.transpose(2, 0, 1))
+
+
+def _why(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _check_shape(width: int, height: int) -> None:

@@ -19,7 +19,7 @@ from torch import nn
 from torchvision.utils import make_grid
 
 from .. import checkpoint, processes
-from ..data import ImageDomain, load_domain
+from ..data import ImageDomain, Source, load_domain
 from ..errors import UsageError
 from ..pictures import to_picture, write_picture
 from ..runs import load_result, occupied, precision_of
@@ -129,7 +129,7 @@ def follow(average: nn.Module, module: nn.Module, step: int) -> None:
 
 
 def train_generator(
-    data: str | Path | ImageDomain,
+    data: Source,
     recipe: GeneratorRecipe | None = None,
     outdir: str | Path | None = None,
     device: str = "auto",
