@@ -20,7 +20,7 @@ ORDER = ["street2digits", "digits2street", "car2car", "car2car-back", "edges2sho
 ORDER += ["avatar2face", "emoji", "generators", "runtime"]
 SHARES = ("kept", "kept_by_any", "taken_for_x", "confidence_on_samples", "within_10_degrees")
 SHARES += ("top1", "top5", "top1_small", "top5_small")
-LOWER = ("distance", "best_distance", "angle", "kid")  # less is better
+LOWER = ("distance", "best_distance", "angle", "angle_any_line", "kid")  # less is better
 PUBLISHED = PAPERS | {"vae-kl": "VAE-NAM with KL"}
 RIVALS = {name: kind.__name__ for name, kind in baselines.RIVALS.items()}
 # Of emoji.
@@ -267,7 +267,7 @@ def summary_table(results: list[Result]) -> str:
 
 def realism_table(results: list[Result]) -> str:
     """A line for each experiment: how far the sets of answers are from X, of namap and of the rivals."""
-    columns = {"namap": "namap", **RIVALS, "nearest": "nearest in X", "generator": "samples of G"}
+    columns = {"namap": "namap", **RIVALS, "copy": "copy", "nearest": "nearest in X", "generator": "samples of G"}
     lines = [f"| KID ↓ | {' | '.join(columns.values())} |", f"|---|{'---|' * len(columns)}"]
     for result, rows in with_namap(results):
         kids = [spread([c["measures"].get("kid") for c in rows.get(m, [])]).partition(" ± ")[0] for m in columns]

@@ -24,7 +24,6 @@ from namap.generators import (
     FaceSimulator,
     Generator,
     WarpedGenerator,
-    load_generator,
     sample,
     train_generator,
     wrap_generator,
@@ -211,7 +210,9 @@ def gram(data: Path, home: Path) -> dict:
 @system
 def grounding(data: Path, home: Path) -> dict:
     """One generator, two query domains: edges to photos on white (footwear), street digits to pen strokes (digits)."""
-    footwear, digits = footwear_generator(data, home), load_generator(home.parent / "fig4-dcgan" / "generator")
+    x = f"{data / 'digits_mnist5k.npz'}:x_train"
+    footwear = footwear_generator(data, home)
+    digits = train_generator(x, outdir=home.parent / "digits", latent_dim=32, images=150_000)
     shoes, street = data / "fashion_footwear.npz", data / "street_digits.npz"
     photos = load_domain(f"{shoes}:photos_train")
     pairs = {

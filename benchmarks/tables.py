@@ -232,9 +232,10 @@ GLOSSARY = """\
 - **distance to the photo**: perceptual, 0 to 4, in features of the network that drew the edges: a shift by a pixel
   counts more than another tone; *best of k*: of the best of four answers, chosen by the photo.
 - **diversity**: how far several answers to one query differ, in the same features.
-- **degrees**: median residual after the best constant offset and the better of the two senses of turning. The JSON
-  has `angle_any_line`, too, of the line with any slope, which favours answers that are all alike and suffers from a few
-  that face the other way.
+- **degrees**: median residual after the best constant offset and the better of the two senses of turning; *any line*:
+  after the best line of any slope, which favours answers that are all alike (DistanceGAN's) and suffers from a few that
+  face the other way. The pictures are 15 degrees apart, and the judge errs by what the note says on real ones: less than
+  that tells nothing.
 - **minutes**: of processor time, answers included, mean over the seeds. Rows that use G need its minutes, too; rivals
   train as long as G and namap's fit of their seed took on their machine, or as long as the note below their table says.
   Machines differ from section to section, and from row to row or seed to seed where a section names several processors:
@@ -248,11 +249,12 @@ GLOSSARY = """\
   answers that should be as one image of X is, not those that may be any of a class: these can be clearer.
 - **CycleGAN, DiscoGAN, DistanceGAN**: networks, losses and rates as published, in one loop of ours; CycleGAN without
   random crops and mirrored pictures, as a mirrored digit is none.
-- **chosen**: settings were sought on held-out queries, scored by their labels (`benchmarks/EXPLORATION.md`). Some
-  were changed after rows of the test split: kinds and `beta` of `digits2street`, T of `avatar2face`, whose measure of
-  hair was, too, T of `bags2shoes`, the recipe of edges, once rivals were seen to be nearer, and what holds refined
-  answers to a kind. The matching was sought on the 1160 emoji of its first columns; the 128 are unseen. Seed 1 of
-  `avatar2face` had come out much weaker on another processor; the row here is of the second run.
+- **chosen**: namap's settings were sought for each experiment on held-out queries, those of its vote on training
+  queries, scored by their labels (`benchmarks/EXPLORATION.md`); the rivals' are as published, for runs many times as
+  long. Some of namap's were changed after rows of the test split: kinds and `beta` of `digits2street`, T of
+  `avatar2face`, whose measure of hair was, too, T of `bags2shoes`, the recipe of edges, once rivals were seen to be
+  nearer, and what holds refined answers to a kind. The matching was sought on the 1160 emoji of its first columns; the
+  128 are unseen. One earlier run of `avatar2face` had come out much weaker (EXPLORATION.md).
 - **a vote** (`kinds`, in both experiments with digits): takes things to be equally frequent in both domains, which they
   are in these data.
 - **the query itself**: resized, with the channels, mean and deviation of X."""
