@@ -187,9 +187,13 @@ def circumstance_notes(cells: list[Result]) -> Iterator[str]:
 
 def generator_notes(name: str, cells: list[Result]) -> Iterator[str]:
     """Rows whose G is not the one of the row `generator` of their seed: that was trained again, elsewhere."""
-    there = {c["seed"]: c.get("weights_of_g") for c in cells if c["method"] == "generator"}
+
+    def known(cell: Result) -> str:  # older results have no digest, and are of one machine where G is the same
+        return cell.get("weights_of_g") or f"on {cell.get('processor')}"
+
+    there = {c["seed"]: known(c) for c in cells if c["method"] == "generator"}
     own = [c for c in cells if c["seed"] in there and uses_generator(EXPERIMENTS[name], c["method"])]
-    if others := [f"`{c['method']}` {c['seed']}" for c in own if there[c["seed"]] != c.get("weights_of_g")]:
+    if others := [f"`{c['method']}` {c['seed']}" for c in own if there[c["seed"]] != known(c)]:
         yield f"**Measured with another G, of the same recipe and seed**, than the row of samples: {', '.join(others)}."
 
 

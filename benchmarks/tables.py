@@ -234,8 +234,8 @@ GLOSSARY = """\
 - **diversity**: how far several answers to one query differ, in the same features.
 - **degrees**: median residual after the best constant offset and the better of the two senses of turning; *any line*:
   after the best line of any slope, which favours answers that are all alike (DistanceGAN's) and suffers from a few that
-  face the other way. The pictures are 15 degrees apart, and the judge errs by what the note says on real ones: less than
-  that tells nothing.
+  face the other way. The pictures are 15 degrees apart, and the judge errs by what the note says on real ones: a
+  difference of less tells nothing.
 - **minutes**: of processor time, answers included, mean over the seeds. Rows that use G need its minutes, too; rivals
   train as long as G and namap's fit of their seed took on their machine, or as long as the note below their table says.
   Machines differ from section to section, and from row to row or seed to seed where a section names several processors:

@@ -1,6 +1,7 @@
 """RESULTS.md, the summary of README and ABLATION.md from results alone: what is never mixed, and what is visible."""
 
 import json
+import re
 import sys
 from copy import deepcopy
 from dataclasses import asdict
@@ -123,13 +124,29 @@ def test_another_commit_is_shown_and_another_configuration_refused(result):
         check(mixed)
 
 
+def test_rows_of_another_generator_are_named(result):
+    def said() -> str:
+        return "\n".join(experiment_section(result, None)).partition("Measured with another G")[2]
+
+    samples = {**deepcopy(result["cells"][0]), "method": "generator"}
+    result["cells"].append(samples)
+    assert not said(), "nothing is known of either"
+    samples["weights_of_g"] = "abc"
+    assert f"`{result['cells'][0]['method']}` {samples['seed']}" in said()
+    for cell in result["cells"]:
+        cell["weights_of_g"] = "abc"
+    assert not said()
+    next(c for c in result["cells"] if c["method"] == "vae")["weights_of_g"] = "def"
+    assert re.search(r"samples: `vae` \d\.", said()), "rivals have none"
+
+
 def test_the_summary_takes_the_best_of_each_kind(result):
     line = summary_table([result]).splitlines()[-1]
     assert line == (
         "| house numbers → digits (`street2digits`) | digit kept ↑ | 85.0% ± 7.1% | 30.0% (VAE-NAM) | 50.0% (CycleGAN) "
         "| 10.0% |  | 37.4% |"
     )
-    assert realism_table([result]).splitlines()[-1] == "| `street2digits` | 3.00 | 3.00 | 3.00 |  |  |  |"
+    assert realism_table([result]).splitlines()[-1] == "| `street2digits` | 3.00 | 3.00 | 3.00 |  | 3.00 |  |  |"
     result["headline"] = {"kid": "KID"}
     result["cells"][-1]["measures"]["kid"] = 2.0
     assert "KID ↓ |" in summary_table([result]) and "2.00 (DiscoGAN)" in summary_table([result]), "less is better"
