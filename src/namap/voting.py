@@ -10,7 +10,7 @@ import torch
 from jaxtyping import UInt8
 
 from . import checkpoint, processes
-from .data import ImageDomain, load_domain
+from .data import ImageDomain, Source, load_domain
 from .data.feeding import ImageStream
 from .errors import UsageError
 from .fitting import MappingTask, codes_of
@@ -40,7 +40,7 @@ OUTCOME = "outcome"  # directory within the second
 
 
 def load_x(
-    x: str | Path | ImageDomain | UInt8[np.ndarray, "n c h w"] | None,
+    x: Source | None,
     recipe: Recipe,
     domain: ImageDomain | ImageStream,
     samples: Callable[[int], UInt8[np.ndarray, "n c h w"]],

@@ -17,16 +17,8 @@ from numpy.lib import format as npy
 
 from .. import processes
 from ..errors import DataError, UsageError
-from .domain import (
-    MAX_UNREADABLE,
-    ImageDomain,
-    check_key,
-    check_packed,
-    load_domain,
-    readable_npz,
-    split_npz,
-    too_many,
-)
+from .arrays import check_key, check_packed, readable_npz, split_npz
+from .domain import MAX_UNREADABLE, ImageDomain, load_domain, too_many
 from .folders import list_pictures, unique_names
 from .images import UnreadableImage, read_image
 from .shards import is_stream, open_shards

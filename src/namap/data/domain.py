@@ -4,11 +4,9 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from zipfile import ZipInfo
 
 import numpy as np
 import torch
@@ -20,8 +18,9 @@ from tqdm import tqdm
 from ..errors import DataError, UsageError, warn
 from ..files import storage_errors, write_file
 from . import embedded
+from .arrays import check_key, read_array, readable_npz, split_npz
 from .folders import list_pictures, unique_names
-from .images import LARGE, MAX_RATIO, UnreadableImage, picture_array, read_image
+from .images import UnreadableImage, picture_array, read_image
 from .room import close_gaps, is_grey, make_room
 from .shards import is_stream
 
@@ -274,63 +273,17 @@ def _from_pictures(pictures: list[Image.Image], size: int, channels: int | None)
     return ImageDomain.from_array(images[:, :1] if channels is None and is_grey(images) else images, source="pictures")
 
 
-def split_npz(text: str) -> tuple[Path, str]:
-    """`file.npz:key` as path and key, which is empty where there is none.
-
-    Raises:
-        DataError: no such file.
-    """
-    path_text, _, key = text.rpartition(":") if ".npz:" in text else (text, "", "")
-    path = Path(path_text)
-    if not path.is_file():
-        raise DataError(f"{path}: no such file")
-    return path, key
-
-
-def check_key(path: Path, key: str, keys: list[str]) -> None:
-    """Name the keys of a file that has not this one."""
-    if not key or key not in keys:
-        problem = f"no array {key!r}" if key else "needs a key"
-        raise DataError(f"{path}: {problem}; write {path}:KEY with KEY one of {', '.join(keys)}")
-
-
-@contextmanager
-def readable_npz(path: Path) -> Iterator[None]:
-    """Turn what a damaged file raises (zipfile, zlib, numpy: each damage has its own exception) into a DataError."""
-    try:
-        yield
-    except DataError:
-        raise
-    except Exception as error:
-        raise DataError(f"{path}: not a readable npz of plain arrays ({error})") from None
-
-
 def _load_npz(text: str) -> ImageDomain:
     path, key = split_npz(text)
     with readable_npz(path), np.load(path, allow_pickle=False) as file:
         keys = file.files
         check_key(path, key, keys)
-        images = _array(file, key)
+        images = read_array(file, key)
         label_key = "_".join(["y", *key.split("_")[1:]])
-        labels = _array(file, label_key) if label_key in keys and label_key != key else None
+        labels = read_array(file, label_key) if label_key in keys and label_key != key else None
     if labels is not None and labels.shape != images.shape[:1]:
         labels = None  # the key of another split's labels, e.g. `y` beside `x` and `x_test`
     return ImageDomain.from_array(images, labels, text)
-
-
-def _array(file: np.lib.npyio.NpzFile, key: str) -> np.ndarray:
-    assert file.zip is not None
-    check_packed(next(i for i in file.zip.infolist() if i.filename in (key, f"{key}.npy")))
-    found = file[key]
-    if not isinstance(found, np.ndarray):
-        raise ValueError(f"{key} is no array")
-    return found
-
-
-def check_packed(member: ZipInfo) -> None:
-    """Refuse an array of an npz that unpacks to more than such arrays do."""
-    if member.file_size > LARGE and member.file_size > MAX_RATIO * member.compress_size:
-        raise ValueError(f"{member.filename} unpacks from {member.compress_size} to {member.file_size} bytes: a bomb?")
 
 
 def too_many(
