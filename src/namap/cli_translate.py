@@ -33,7 +33,9 @@ def translate(
         float, typer.Option(min=0, help="Factor on the noise of further solutions: more is more varied, less faithful.")
     ] = 1.0,
     batch_size: Annotated[int, typer.Option(min=1, help="Queries at a time; memory grows with it.")] = 256,
-    npz: Annotated[bool, typer.Option(help="One analogies.npz (x, codes, losses) in place of PNGs, which have pictures alone.")] = False,
+    npz: Annotated[
+        bool, typer.Option(help="One analogies.npz, with codes and losses beside the pictures, in place of PNGs.")
+    ] = False,
     workers: Annotated[
         int | None, typer.Option(min=0, help="Processes that write PNGs; 0: none. Default: half of the cores.")
     ] = None,
