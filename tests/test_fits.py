@@ -2,6 +2,7 @@
 
 import os
 import signal
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from namap.errors import Interrupted, UsageError
 from namap.generators import train_generator
 from namap.generators.families import dcgan
 from namap.mapping import METHODS, VAENAM
+from namap.runs import REMEDY
 from namap.training import Loop
 
 SMALL = {"images": 640, "batch_size": 32, "encoder_width": 8, "filters": 4, "precision": "fp32"}
@@ -86,6 +88,21 @@ def test_a_run_that_goes_on_says_from_where(generator, handwriting, tmp_path, mo
     assert "goes on" not in capsys.readouterr().err
     METHODS["ae"](generator, **SMALL).fit(handwriting, tmp_path)
     assert "fitting ae: goes on from step 1 of 20\n" in capsys.readouterr().err
+
+
+def test_another_run_is_told_in_a_few_words(generator, handwriting, tmp_path):
+    METHODS["ae"](generator, **SMALL).fit(handwriting, tmp_path, quiet=True)
+    others = replace(handwriting, images=255 - handwriting.images, source="negatives")
+    for domain, settings, said in (
+        (others, {}, f"data ({handwriting.source}, now negatives)"),
+        (replace(others, source=handwriting.source), {}, "data (changed since)"),
+        (handwriting, {"images": 960}, "task.recipe.images (640, now 960)"),  # which the run itself has, too
+    ):
+        with pytest.raises(UsageError) as error:
+            METHODS["ae"](generator, **SMALL | settings).fit(domain, tmp_path, quiet=True)
+        assert str(error.value) == f"{tmp_path}: holds a run with another {said}; {REMEDY}"
+    with pytest.raises(UsageError, match=r"with another (.*; ){6}\d+ more; use"):
+        train_generator(handwriting, dcgan.Recipe(latent_dim=4), tmp_path, quiet=True)
 
 
 def test_a_run_belongs_to_its_generator(generator, handwriting, tmp_path):

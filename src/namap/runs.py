@@ -25,6 +25,7 @@ LEFT_BY_RUNS = (
     "before-the-vote", "kinds",
 )  # fmt: skip
 REMEDY = "use --overwrite or another --outdir"
+NAMED = 6  # differences of two runs, at most
 PLACED = {"step", "images", "seconds"}  # of every line of the log
 Row = dict[str, Any]  # a line of the log: numbers, and lists with a number for each dimension of the code
 
@@ -124,8 +125,7 @@ def claim(outdir: Path, wanted: dict[str, Any], remedy: str = REMEDY) -> bool:
     """
     record = outdir / "run.json"
     if record.exists():
-        changed = differences({**checkpoint.read_json(record), "source": None}, {**wanted, "source": None})
-        if changed:
+        if changed := changes(checkpoint.read_json(record), wanted):
             raise UsageError(f"{outdir}: holds a run with another {'; '.join(changed)}; {going_on(changed, remedy)}")
     else:
         foreign = [name for name in OURS if (outdir / name).exists() or (outdir / name).is_symlink()]
@@ -196,6 +196,18 @@ def precision_of(outdir: Path | None, precision: str, overwrite: bool) -> str:
     begun = outdir is not None and precision == "auto" and not overwrite and processes.is_main()
     record = read_record(outdir) if begun and outdir is not None else {}
     return processes.of_main(record.get("run", {}).get("precision", precision))
+
+
+def changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """In what a run differs from the one of a record: each setting once, data by their sources, a few of many."""
+    found = differences({**before, "source": None, "data": None}, {**now, "source": None, "data": None})
+    settings = {name.split()[0].rpartition(".")[2] for name in found if not name.startswith("run.")}
+    found = [name for name in found if name.split()[0] not in {f"run.{setting}" for setting in settings}]
+    if before.get("data") != now.get("data"):
+        same = before.get("source") == now.get("source")
+        other = "changed since" if same else f"{before.get('source')}, now {now.get('source')}"
+        found.insert(0, f"data ({other})")
+    return found if len(found) <= NAMED else [*found[:NAMED], f"{len(found) - NAMED} more"]
 
 
 def going_on(changed: list[str], remedy: str) -> str:
