@@ -137,7 +137,7 @@ class Model:
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Analogies of one batch of prepared queries: uint8 `[b k c h w]`, codes `[b k d]`, losses `[b k]`."""
 
-        def shown(z: Codes, x: XImages) -> UInt8[Tensor, "p c h w"]:
+        def shown(z: Codes, x: XImages) -> UInt8[Tensor, "b c s s"]:  # under a warp of another side than x
             return to_uint8(self.generator.picture(z) if self.recipe.warp else x)
 
         with torch.inference_mode(False):  # Eq. 6 needs gradients
