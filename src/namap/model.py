@@ -223,11 +223,9 @@ class Model:
                 appearance-invariant loss, whose T has no colours of its own. None: x itself.
 
         Raises:
-            UsageError: not fitted yet, images that are not of G's shape, or under `warp`, whose T knows moved images.
+            UsageError: not fitted yet, or images that are not of G's shape (under `warp`: as `sample_x` has them).
         """
         _ = self.fitted_codes  # refuses a mapping that is not fitted
-        if self.recipe.warp:
-            raise UsageError("map_forward: not under warp, whose T maps images that G has moved to the query's place")
         wanted = (self.generator.channels, self.image_size, self.image_size)
         if x.shape[1:] != wanted:
             raise UsageError(f"map_forward: images of {tuple(x.shape[1:])}; T maps those of G, of {wanted}")
