@@ -243,8 +243,9 @@ GLOSSARY = """\
 - **peak memory**: of a row's process; the older rows' includes the judges.
 - **the papers' loss and T**: for as long as namap's mapping took, with its G, code size and E; VAE-NAM's `beta` and its
   warm-up are ours, as the paper's weight of one is of a sum over pixels. T has F = 8 filters at 32 pixels and 32 at 64,
-  where the papers have 8 for digits and 32 for all else, which is of 64 pixels there. NAM answers some queries only,
-  drawn once at random: each costs a hundred passes through VGG.
+  where the papers have 8 for digits and 32 for all else, which is of 64 pixels there. The loss is the perceptual one,
+  or what the papers say instead: Euclidean for cars, L1 for `digits2street`, Gram's for bags. NAM answers some queries
+  only, drawn once at random: each costs a hundred passes through T and the loss.
 - **G's inversion**: of test images of X, drawn at random: what a judge makes of the closest that G can draw. It bounds
   answers that should be as one image of X is, not those that may be any of a class: these can be clearer.
 - **CycleGAN, DiscoGAN, DistanceGAN**: networks, losses and rates as published, in one loop of ours; CycleGAN without

@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from namap import checkpoint
-from namap.data import load_domain
-from namap.errors import DataError, StorageError, UsageError
+from namap.data import ImageDomain, load_domain
+from namap.errors import DataError, Interrupted, StorageError, UsageError
 from namap.evaluation import Classifier, obtain_classifier, train_classifier
 
 SHADES = {"dark": 20, "light": 230}
@@ -43,6 +43,21 @@ def test_a_class_is_known_by_its_name_and_not_by_its_place(judge, place, tmp_pat
         assert classifier.accuracy(light.images, classifier.labels_of(light)) == 1
     with pytest.raises(DataError, match="class grey is none of the classifier's, which are dark, light"):
         judge.labels_of(folder(tmp_path / "z", "dark", "grey"))
+
+
+@pytest.mark.parametrize(("count", "images"), [(100, 24_000), (1000, 90_000), (4000, 240_000)])
+def test_a_judge_sees_each_picture_a_hundred_times_within_bounds(count, images, monkeypatch):
+    asked = []
+
+    def stop(task, domain, run, outdir):
+        asked.append(run.images)
+        raise Interrupted
+
+    monkeypatch.setattr("namap.evaluation.classifier.train", stop)
+    x = ImageDomain.from_array(np.zeros((count, 1, 16, 16), np.uint8), np.arange(count) % 2)
+    with pytest.raises(Interrupted):
+        train_classifier(x, width=4, quiet=True)  # a tenth is held out
+    assert asked == [images]
 
 
 def test_the_accuracy_on_held_out_images_is_by_name(place, judge, tmp_path):

@@ -1,4 +1,3 @@
-import functools
 import json
 import shutil
 import subprocess
@@ -354,19 +353,19 @@ def test_every_method_runs_from_the_command_line(models, namap, shared, tmp_path
     assert np.load(tmp_path / "o" / "analogies.npz")["x"].shape == (64, 1, 1, 32, 32)
 
 
-def test_evaluate_trains_its_judge_and_keeps_it(models, namap, tmp_path, monkeypatch):
-    from namap import evaluation
-
-    short = functools.partial(evaluation.obtain_classifier, images=640)
-    monkeypatch.setattr(evaluation, "obtain_classifier", short)
+def test_evaluate_trains_its_judge_and_keeps_it(models, namap, tmp_path):
     evaluate = ("evaluate", models / "m", "embedded:handwriting/test", "--classifier", tmp_path / "c", "--quiet",
                 "--json")  # fmt: skip
-    first = namap(*evaluate, "--train-classifier-on", "embedded:typeset/test")
+    short = ("--classifier-images", 640, "--train-classifier-on")
+    first = namap(*evaluate, *short, "embedded:typeset/test")
     assert first[0] == 0, first[2]
+    assert json.loads((tmp_path / "c" / "run.json").read_text())["run"]["images"] == 640
     assert json.loads(namap(*evaluate)[1]) == json.loads(first[1])
-    assert namap(*evaluate, "--train-classifier-on", "embedded:typeset/test", "--seed", 3)[0] == 0
-    code, _, err = namap(*evaluate, "--train-classifier-on", "embedded:typeset/train")
+    assert namap(*evaluate, *short, "embedded:typeset/test", "--seed", 3)[0] == 0
+    code, _, err = namap(*evaluate, *short, "embedded:typeset/train")
     assert code == 2 and "another data" in err, "a judge of other images is not taken for one of these"
+    code, _, err = namap(*evaluate, "--classifier-images", 640)
+    assert code == 2 and "--classifier-images: of a training" in err
 
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="no bash")

@@ -4,6 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from sklearn.decomposition import PCA
 from torch import nn
 
@@ -173,6 +174,13 @@ def test_a_new_family_is_one_file(tmp_path, monkeypatch):
     log = read_log(tmp_path / "g")
     assert log[-1]["loss"] < log[0]["loss"]
     assert torch.equal(load_generator(tmp_path / "g").stem.weight, trained.stem.weight)
+
+
+def test_a_folder_is_read_at_the_side_that_is_asked_for(tmp_path):
+    for i in range(8):
+        Image.fromarray(np.random.default_rng(i).integers(0, 256, (80, 80), np.uint8)).save(tmp_path / f"{i}.png")
+    short = {"images": 8, "batch_size": 8, "width": 4, "latent_dim": 4, "quiet": True}
+    assert [train_generator(tmp_path, size=size, **short).image_size for size in (None, 64)] == [32, 64]
 
 
 def test_a_setting_of_another_family_is_named():

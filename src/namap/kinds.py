@@ -93,10 +93,10 @@ def require_enough(x: ImageDomain, count: int, queries: ImageDomain | None = Non
     """
     if len(x) < max(2 * count, NEIGHBOURS + 1):
         raise DataError(f"{x.source}: {len(x)} images are too few for {count} kinds; give more images or fewer kinds")
-    if queries is not None and len(queries) < max(count, NEIGHBOURS + 1):
-        raise DataError(
-            f"{queries.source}: {len(queries)} queries are too few to vote on {count} kinds; give more, or fewer kinds"
-        )
+    least = max(count, NEIGHBOURS + 1)
+    if queries is not None and len(queries) < least:
+        few = f"{len(queries)} queries are too few to vote on {count} kinds"
+        raise DataError(f"{queries.source}: {few}; give {least} or more, or no kinds")
 
 
 def draw_kinds(x: ImageDomain, kinds: Kinds) -> Image.Image:
@@ -147,9 +147,8 @@ def resembling(
     rows: Float[np.ndarray, "q e"], among: Float[np.ndarray, "n e"], kinds: Kinds
 ) -> Float[np.ndarray, "q k"]:
     """Shares of the kinds among the images of X whose edges are most like those of a query."""
-    nearest = NearestNeighbors(n_neighbors=NEIGHBOURS).fit(among).kneighbors(rows, return_distance=False)
-    member = np.eye(len(kinds.prior))[kinds.labels]
-    return sum((member[place] for place in nearest.T), np.zeros((len(rows), 1))) / NEIGHBOURS
+    nearest = NearestNeighbors(n_neighbors=NEIGHBOURS).fit(among).kneighbors_graph(rows)
+    return nearest @ np.eye(len(kinds.prior))[kinds.labels] / NEIGHBOURS
 
 
 def vote(graph: sparse.csr_matrix, shares: Shares, kinds: Kinds) -> Shares:

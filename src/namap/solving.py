@@ -14,6 +14,7 @@ from .tensors import Codes, Images, PerSample, XImages, random_stream
 
 WINDOW = 10  # iterations whose mean objective is compared with that of as many before
 BETAS, EPSILON = (0.9, 0.999), 1e-8  # Adam's
+Keep = Callable[[Codes, XImages], Tensor]  # of codes z and G(z), what is wanted
 SCORED, SCORED_PIXELS = 256, 2**22  # codes that are scored at a time, and pixels that G draws for them at most
 
 
@@ -155,7 +156,7 @@ class CodeSearch:
             self.admit(int(ended.sum()))
 
     def run(
-        self, quiet: bool = True, keep: Callable[[Codes, XImages], Tensor] = lambda z, x: x
+        self, quiet: bool = True, keep: Keep = lambda z, x: x
     ) -> tuple[Float[Tensor, "b k d"], Float[Tensor, "b k"], Shaped[Tensor, "b k c h w"]]:
         """All iterations that are left, and the `result`; `quiet`: no progress bar."""
         hidden = True if quiet or self.finished else None
@@ -167,12 +168,12 @@ class CodeSearch:
 
     @torch.no_grad()
     def result(
-        self, keep: Callable[[Codes, XImages], Tensor] = lambda z, x: x
+        self, keep: Keep = lambda z, x: x
     ) -> tuple[Float[Tensor, "b k d"], Float[Tensor, "b k"], Shaped[Tensor, "b k c h w"]]:
         """Codes so far, their reconstruction losses, without noise and prior, and what `keep` makes of their images.
 
         Args:
-            keep: of some codes z and G(z), what is wanted, e.g. bytes: not all images lie in memory as floats then.
+            keep: e.g. makes bytes: not all images lie in memory as floats then.
         """
         scores, images = [], []
         for path in torch.arange(len(self.codes), device=self.codes.device).split(scored_at_once(self.generator)):

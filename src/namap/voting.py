@@ -30,8 +30,7 @@ from .pictures import write_picture
 from .recipes import Recipe
 from .runs import Row, read_log
 from .solving import scored_at_once
-from .tensors import autocast, from_numpy, inference, pick_device, to_uint8
-from .tensors import place as on_device
+from .tensors import autocast, from_numpy, inference, pick_device, place, to_uint8
 from .training import Run, train
 
 KINDS_SHEET = "kinds.png"  # in the directory of a fit: what was voted on
@@ -84,17 +83,18 @@ def hold_vote(first: MappingTask, x: ImageDomain, run: Run, home: Path | None) -
     assert isinstance(domain, ImageDomain)  # `load_x` refuses streams
     before, learning = (None if home is None else home / part for part in PARTS)
     train(first, domain, part_of(run, first), before)
-    place = None if learning is None else learning / OUTCOME
-    if place is not None and place.exists():
-        return read_outcome(place, KindNetwork(x.channels, x.size, first.recipe.kinds), pick_device(run.device))
+    outcome = None if learning is None else learning / OUTCOME
+    if outcome is not None and outcome.exists():
+        return read_outcome(outcome, KindNetwork(x.channels, x.size, first.recipe.kinds), pick_device(run.device))
     kinds = find_kinds(x, first.recipe.kinds, run.seed)
     if home is not None:
         write_picture(home / KINDS_SHEET, draw_kinds(x, kinds))
     network = learn_kinds(x, kinds, replace(run, label="learning the kinds", result_bytes=0), learning)
     found = analogies_of(first, domain, run.precision)
     wanted = torch.from_numpy(cast_votes(domain, tell_kinds(network, found, run.precision), x, kinds).argmax(1))
-    if place is not None:
-        checkpoint.save_directory(place, {**checkpoint.prefixed("network", network.state_dict()), "wanted": wanted}, {})
+    if outcome is not None:
+        tensors = checkpoint.prefixed("network", network.state_dict()) | {"wanted": wanted}
+        checkpoint.save_directory(outcome, tensors, {})
     return Dissent(network, wanted)
 
 
@@ -102,7 +102,7 @@ def read_outcome(source: Path, network: KindNetwork, device: torch.device) -> Di
     """The outcome of a vote that was held before a fit was interrupted."""
     tensors, _ = checkpoint.load_directory(source)
     checkpoint.load_weights(network, checkpoint.without_prefix("network", tensors), source)
-    return Dissent(on_device(freeze(network), device), tensors["wanted"])
+    return Dissent(place(freeze(network), device), tensors["wanted"])
 
 
 def drop_checkpoints(home: Path) -> None:

@@ -17,11 +17,12 @@ from tqdm import tqdm
 
 from ..errors import DataError, UsageError, warn
 from ..files import storage_errors, write_file
+from ..pictures import to_picture
 from . import embedded
 from .arrays import check_key, read_array, readable_npz, split_npz
 from .folders import list_pictures, unique_names
 from .images import UnreadableImage, picture_array, read_image
-from .room import close_gaps, is_grey, make_room
+from .room import close_gaps, make_room, without_colour
 from .shards import is_stream
 
 MAX_UNREADABLE = 0.10
@@ -162,15 +163,14 @@ def write_skipped(directory: Path, skipped: list[tuple[str, str]]) -> None:
 
 
 def luminance(images: UInt8[np.ndarray, "n 3 s s"]) -> UInt8[np.ndarray, "n 1 s s"]:
-    """ITU-R 601 luminance, to the last bit that of Pillow, which reads a folder: an array means the same.
+    """Luminance as Pillow computes it, which reads folders: an array means the same to the last bit.
 
     >>> luminance(np.full((1, 3, 1, 1), 255, np.uint8)).item()
     255
     """
     grey = make_room(len(images), 1, images.shape[2])
-    for i in range(0, len(images), 64):  # in four bytes each, so a few at a time
-        red, green, blue = (images[i : i + 64, c : c + 1].astype(np.uint32) for c in range(3))
-        grey[i : i + 64] = (19595 * red + 38470 * green + 7471 * blue + 0x8000) >> 16
+    for image, out in zip(images, grey, strict=True):
+        out[0] = to_picture(image).convert("L")
     return grey
 
 
@@ -261,8 +261,8 @@ def _load_picture(path: Path, size: int, channels: int | None) -> ImageDomain:
         image = read_image(path, channels or 3, size)
     except UnreadableImage as error:
         raise DataError(f"{path}: {error}; give another picture, or a folder of them") from None
-    grey = channels is None and (image == image[:1]).all()
-    return ImageDomain(image[None, :1] if grey else image[None], None, unique_names([path.name]), str(path))
+    images = without_colour(image[None]) if channels is None else image[None]
+    return ImageDomain(images, None, unique_names([path.name]), str(path))
 
 
 def _from_pictures(pictures: list[Image.Image], size: int, channels: int | None) -> ImageDomain:
@@ -273,7 +273,7 @@ def _from_pictures(pictures: list[Image.Image], size: int, channels: int | None)
             images[i] = picture_array(picture, channels or 3, size)
         except UnreadableImage as error:
             raise DataError(f"picture {i}: {error}") from None
-    return ImageDomain.from_array(images[:, :1] if channels is None and is_grey(images) else images, source="pictures")
+    return ImageDomain.from_array(without_colour(images) if channels is None else images, source="pictures")
 
 
 def _load_npz(text: str) -> ImageDomain:
@@ -323,10 +323,7 @@ def _load_folder(folder: Path, size: int, channels: int | None, quiet: bool) -> 
     too_many(folder, skipped, len(files))
     kept = [i for i, reason in enumerate(reasons) if not reason]
     images = close_gaps(images, kept)
-    if channels is None and is_grey(images):
-        grey = make_room(len(images), 1, size)
-        np.copyto(grey, images[:, :1])
-        images = grey
+    images = without_colour(images) if channels is None else images
     names, files = unique_names(files), [files[i] for i in kept]
     labels, classes = _folder_labels(files)
     return ImageDomain(images, labels, [names[i] for i in kept], str(folder), skipped, files, classes)

@@ -3,6 +3,7 @@
 import os
 import shutil
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +20,9 @@ def available_memory() -> int:
     """Bytes of memory that there are for this process: of the machine, or of its container where that has less."""
     least = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     for limit in map(Path, LIMITS):
-        said = limit.read_text().strip() if limit.is_file() else "max"
-        least = min(least, int(said)) if said.isdecimal() else least
+        with suppress(OSError):  # there is none, or it may not be known
+            said = limit.read_text().strip()
+            least = min(least, int(said)) if said.isdecimal() else least  # else it is "max"
     return least
 
 
@@ -52,6 +54,10 @@ def close_gaps(images: UInt8[np.ndarray, "n c s s"], kept: list[int]) -> UInt8[n
     return images[: len(kept)]
 
 
-def is_grey(images: UInt8[np.ndarray, "n c s s"]) -> bool:
-    """Whether all channels are the same."""
-    return all((image == image[:1]).all() for image in images)
+def without_colour(images: UInt8[np.ndarray, "n c s s"]) -> UInt8[np.ndarray, "n k s s"]:
+    """One channel where all are the same in every image, else the images as they are."""
+    if not all((image == image[:1]).all() for image in images):
+        return images
+    grey = make_room(len(images), 1, images.shape[2])
+    np.copyto(grey, images[:, :1])
+    return grey
