@@ -17,7 +17,7 @@ from namap.data import load_domain, open_queries
 from namap.data.batches import never
 from namap.data.feeding import StreamFeed, open_stream
 from namap.errors import DataError, Interrupted, StorageError, UsageError
-from namap.mapping import Mapping
+from namap.mapping import VAENAM, Mapping
 from namap.pictures import encode_png
 from namap.translating import translate_files
 from tars import EACH, SHARDS, pictures, write_tar, write_tars
@@ -76,15 +76,16 @@ def test_reading_goes_on_at_the_sample_where_it_stopped(source):
 
 def fit(source, outdir, stop_at=None):
     mapping = tiny.unfitted("vae", 8)
-    make = mapping.make_task
+    make = VAENAM.make_task
 
     def make_task(*given):
         task = make(*given)
         task.after_step = lambda step: os.kill(os.getpid(), signal.SIGTERM) if step == stop_at else None
         return task
 
-    mapping.make_task = make_task
-    return mapping.fit(source, outdir, quiet=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(VAENAM, "make_task", make_task)
+        return mapping.fit(source, outdir, quiet=True)
 
 
 def test_a_fit_of_a_stream_resumes_bit_identically(source, tmp_path):
