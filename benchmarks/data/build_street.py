@@ -34,7 +34,8 @@ FONTS = {
     "fonts-urw-base35": "20200910-7",
 }
 CANVAS, SIDE, TURN, LEVELS = 96, 32, 12.0, 64
-SUFFIXES = (".ttf", ".otf", ".t1")
+SUFFIXES = (".ttf", ".otf")  # Type 1 fonts come beside an OpenType twin
+DINGBATS = "D050000L"  # has other pictures in place of the digits
 MIN_CONTRAST = 30  # of the mean of the channels, between digit and background
 
 
@@ -50,7 +51,8 @@ def font_files(arguments: argparse.Namespace) -> list[Path]:
         folders = [given]
     else:
         folders = [obtain(Package("deb", n, FONTS.get(n, "")), given, arguments.work) for n in there or FONTS]
-    files = sorted(p for f in folders for p in f.rglob("*") if p.suffix.lower() in SUFFIXES and has_digits(p))
+    found = (p for f in folders for p in f.rglob("*") if p.suffix.lower() in SUFFIXES and p.stem != DINGBATS)
+    files = sorted(filter(has_digits, found))
     if not files:
         raise DataError(f"{folders[0]}: holds no font with digits")
     return files

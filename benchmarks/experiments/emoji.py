@@ -20,6 +20,7 @@ from namap.matching import load_pair, make_features, synthesise
 from namap.networks import VGGFeatures
 from namap.tensors import from_numpy, pick_device
 
+from ..judging import EACH
 from ..scene import Answer, Experiment, Row, Scene, Sources
 
 RANKED = 5
@@ -49,13 +50,14 @@ def ours(loss: str, inexact: bool = False) -> Row:
 
     def run(scene: Scene, seed: int, seconds: float, home: Path) -> Answer:
         measures: dict[str, Any] = {}
-        answers = []
+        answer = Answer(np.empty(0), measures=measures)
         for suffix, sides in (SMALL if scene.quick else PARTS).items():
             x, y, truth = pictures(scene, sides)
             found = match(x, y, **(scene.vgg if loss == "perceptual" else {}), seed=seed, **settings)
             measures |= scored(suffix, found.ranking, truth)
-            answers.append(synthesise(found, x, y.names).x if inexact else x.images[found.ranking[:, :1]])
-        return Answer(answers[-1], measures=measures)
+            answer.x = synthesise(found, x, y.names).x if inexact else x.images[found.ranking[:, :1]]
+            answer.losses, measures[EACH] = found.losses, (found.ranking[:, 0] == truth).astype(float)  # of the last
+        return answer
 
     title = f"namap, {'inexact (Eq. 2), ' if inexact else ''}{loss}"
     return Row(run, title, lambda scene: settings)
