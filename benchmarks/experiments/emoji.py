@@ -56,7 +56,8 @@ def ours(loss: str, inexact: bool = False) -> Row:
             found = match(x, y, **(scene.vgg if loss == "perceptual" else {}), seed=seed, **settings)
             measures |= scored(suffix, found.ranking, truth)
             answer.x = synthesise(found, x, y.names).x if inexact else x.images[found.ranking[:, :1]]
-            answer.losses, measures[EACH] = found.losses, (found.ranking[:, 0] == truth).astype(float)  # of the last
+            if answer.losses is None:  # what the loss tells is asked of the first part
+                answer.losses, measures[EACH] = found.losses, (found.ranking[:, 0] == truth).astype(float)
         return answer
 
     title = f"namap, {'inexact (Eq. 2), ' if inexact else ''}{loss}"
