@@ -40,7 +40,7 @@ def experiment_section(result: Result, figure: str | None) -> list[str]:
     name, data = result["name"], result["data"]
     check(result)
     option = "" if data == "reference" else f" --data {data}"
-    repeat = f"`namap bench {name}{option} --method ROW --seeds 0,1,2 --anew`"
+    repeat = f"`namap bench {name}{option} --method ROW --anew`"
     what = f"{result['what'][0].upper()}{result['what'][1:]}. Measured on {DATA[data]}; {repeat} measures a row again."
     if result.get("published"):
         what += f" The papers' best, on their data: {result['published']}."

@@ -1,11 +1,12 @@
 """Runs an experiment cell by cell: a cell is one row of its table with one seed, in a process of its own.
 
-    namap bench street2digits --seeds 0,1,2 [--method namap,cyclegan] [--budget-min 20] [--data-root DIR]
+    namap bench street2digits [--seeds 0,1,2] [--method namap,cyclegan] [--budget-min 20] [--data-root DIR]
 
 A cell leaves `RUNS/NAME/METHOD-SEED/result.json` and its answers; a killed bench goes on with the first cell that has
 none, and training in a cell goes on from its checkpoint. `results/NAME.json` and `.png` are written from the cells.
 What `results/NAME.json` has already, measured with today's configuration, is taken from there: rows may be added on
-another machine or after `RUNS` is gone. `--anew` measures the rows that are asked for again, where they were.
+another machine or after `RUNS` is gone. `--anew` measures the rows that are asked for again, where they were. Seeds and
+budgets that are not said are those that a row has. Of other data files the results stay in `RUNS`.
 
 Budgets are seconds of processor time: what an idle machine with as many threads needs of wall-clock time.
 """
@@ -13,6 +14,7 @@ Budgets are seconds of processor time: what an idle machine with as many threads
 import shutil
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +35,14 @@ from .scene import REFINE, Answer, Row, Scene
 from .wanted import (
     LONGER,
     as_wanted,
+    cells_of,
     configuration,
     find_row,
     in_order,
     make_scene,
     own_seed,
+    recorded_seeds,
     rows_of,
-    seeds_of,
     uses_generator,
 )
 
@@ -49,7 +52,7 @@ QUICK_MINUTES = 0.02
 
 def run_bench(
     name: str,
-    seeds: list[int],
+    seeds: list[int] | None,
     methods: list[str] | None,
     budget_min: float | None,
     data: str,
@@ -64,10 +67,14 @@ def run_bench(
     """Measure what is missing, then write the results of all cells that there are.
 
     Args:
+        seeds: None: of each row those that it has, else `SEEDS`.
+        methods: None: all rows.
+        budget_min: None: what a row was measured with; where it was not, as long as the rows that it is compared with.
         anew: rows that are asked for and that only `results` have, without weights or answers, are missing, too.
 
     Raises:
-        UsageError: an unknown experiment or method, or a cell that was measured with another configuration.
+        UsageError: an unknown experiment or method, a cell that was measured with another configuration, or a budget
+            that is of another processor.
         DataError: a missing data file.
     """
     scene = make_scene(name, data, data_root, quick)
@@ -79,20 +86,55 @@ def run_bench(
         limited = [name for name, row in rows_of(scene.experiment).items() if row.budget_of and name in wanted]
         wanted = wanted + [f"{name}-{rival_budget:g}x" for name in limited]
     home = open_cells(scene, runs)
-    if not quick:
-        take_recorded(scene, home, results, wanted, budget_min)
-    for seed in seeds_of(scene.experiment, wanted, seeds):
-        own = {m: own_seed(scene.experiment, m, seed) for m in rows_of(scene.experiment).keys() | set(wanted)}
-        for cell in [home / f"{m}-{own[m]}" for m in wanted] if anew else []:
-            forget_recorded(cell)
-        missing = [m for m in wanted if not finished(home / f"{m}-{own[m]}", configuration(scene, m, budget_min))]
-        order = in_order(scene.experiment, missing, own_budget=budget_min is None)
-        for method in {needed for wanting in order for needed in find_row(scene.experiment, wanting).needs}:
-            forget_lost_weights(scene, home / f"{method}-{seed}")
-        for method in order:
-            measure(scene, method, own[method], home / f"{method}-{own[method]}", quiet, budget_min)
+    seeds_there = recorded_seeds(results / f"{results_name(scene)}.json")
+    if quick or not take_recorded(scene, home, results, wanted, budget_min):
+        results = home
+    asked = cells_of(scene.experiment, wanted, seeds, seeds_there)
+    for cell in [home / f"{method}-{seed}" for method, seed in asked] if anew else []:
+        forget_recorded(cell)
+    for method, seed in missing_cells(scene, home, asked, budget_min):
+        measure(scene, method, seed, home / f"{method}-{seed}", quiet, budget_min)
     taken = [place.parent.name for place in sorted(home.glob("*/result.json")) if is_recorded(place.parent)]
-    return {**collect(scene, home, home if quick else results), "taken": taken}
+    return {**collect(scene, home, results), "taken": taken, "written": str(results)}
+
+
+def missing_cells(
+    scene: Scene, home: Path, asked: list[tuple[str, int]], budget_min: float | None
+) -> list[tuple[str, int]]:
+    """The cells to be measured, each after those that it needs; what can't be measured here is said before any is.
+
+    Raises:
+        UsageError: a budget that is of another processor, or a cell of another configuration.
+    """
+
+    def is_missing(method: str, seed: int) -> bool:
+        cell = home / f"{method}-{seed}"
+        return not finished(cell, configuration(scene, method, own_budget(cell, budget_min)))
+
+    cells: list[tuple[str, int]] = []
+    for seed in dict.fromkeys(seed for _, seed in asked):
+        wanted = [m for m, of in asked if of == seed and is_missing(m, seed)]
+        order = in_order(scene.experiment, wanted, own_budget=budget_min is None)
+        own = {m: own_seed(scene.experiment, m, seed) for m in order}
+        for method in [m for m in reversed(order) if is_missing(m, own[m])]:
+            for needed in find_row(scene.experiment, method).needs:
+                forget_lost_weights(scene, home / f"{needed}-{own[needed]}")
+        missing = [m for m in order if is_missing(m, own[m])]
+        for method in missing:
+            row, cell = find_row(scene.experiment, method), home / f"{method}-{own[method]}"
+            there = tuple(m for m in row.budget_of if m not in missing)
+            budget(replace(row, budget_of=there), home, seed, own_budget(cell, budget_min))
+        cells += [(m, own[m]) for m in missing]
+    return list(dict.fromkeys(cells))
+
+
+def own_budget(cell: Path, budget_min: float | None) -> float | None:
+    """The budget that is asked for, else that with which a cell was measured or begun."""
+    for path in (cell / "result.json", cell / "wanted.json"):
+        if budget_min is None and path.exists():
+            there = read_json(path)
+            return there.get("configuration", there)["budget_min"]
+    return budget_min
 
 
 def is_todays(scene: Scene, cell: dict[str, Any], budget_min: float | None) -> bool:
@@ -104,27 +146,31 @@ def is_todays(scene: Scene, cell: dict[str, Any], budget_min: float | None) -> b
     return not changed
 
 
-def take_recorded(scene: Scene, home: Path, results: Path, wanted: list[str], budget_min: float | None) -> None:
+def take_recorded(scene: Scene, home: Path, results: Path, wanted: list[str], budget_min: float | None) -> bool:
     """Make cells of what the results have, where its configuration is today's; they have no weights.
 
-    The budget that is asked for is that of the wanted rows: others keep the one that they were measured with.
+    A budget that is asked for is that of the wanted rows: others keep the one that they were measured with.
+
+    Returns:
+        Whether what is measured now belongs to these results: they are of the same data files.
     """
     for place in list(home.glob("*/result.json")):
         forget_recorded(place.parent)  # taken when another row was wanted, or under other settings
     path = results / f"{results_name(scene)}.json"
     recorded = read_json(path) if path.exists() else {}
     if other := differing(recorded.get("files", {}), scene.digests()):
-        warn(f"{path}: left out, as it was measured with other files: {other}")
-        return
+        warn(f"{path}: left as it is, as it was measured with other files: {other}; these results go to {home}")
+        return False
     for cell in recorded.get("cells", []):
         method, there = cell["method"], cell["configuration"]["budget_min"]
         seed = own_seed(scene.experiment, method, cell["seed"])
         place = home / f"{method}-{seed}"
         if place.exists():
             continue
-        if is_todays(scene, cell, budget_min if method in wanted else there):
+        if is_todays(scene, cell, there if budget_min is None or method not in wanted else budget_min):
             place.mkdir(parents=True)
             write_json(place / "result.json", {**cell, "seed": seed})
+    return True
 
 
 def forget_lost_weights(scene: Scene, cell: Path) -> None:
@@ -182,7 +228,7 @@ def measure(scene: Scene, method: str, seed: int, cell: Path, quiet: bool, budge
         UsageError: it is there with another configuration.
         NamapError: it failed; its own line has said why.
     """
-    wanted = configuration(scene, method, budget_min)
+    wanted = configuration(scene, method, own_budget(cell, budget_min))
     if not finished(cell, wanted):
         if method == "generator" and not cell.exists():
             borrow_generator(scene, wanted, cell)

@@ -223,8 +223,10 @@ GLOSSARY = """\
 - **±**: standard deviation over the seeds.
 - **Figures**: the lowest seed of each row, queries drawn at random. (2) is a second answer to the same query; samples
   of G answer none.
-- **measured again**: what `benchmarks/results/` has is shown, not measured, unless `--anew` is said; a row that had a
-  time of its own, in the note below a table, takes `--budget-min`, too.
+- **measured again**: what `benchmarks/results/` has is shown, not measured, unless `--anew` is said. The papers' rows
+  and the rivals may train for as long as other rows did on the same kind of processor. Where the table has those of
+  another, `--method generator,namap,ROW --seeds 0` measures these, too, or `--budget-min` says how long, as the note
+  below a table does.
 - **KID**: kernel distance to X, times 1000, in features of a VGG-16 tuned to edges: not that of Inception, and to be
   compared within a section only.
 - **taken for X**: share that a classifier of X against Y calls X. Blurred or repeated answers pass; it is no measure of
@@ -244,12 +246,15 @@ GLOSSARY = """\
 - **the papers' loss and T**: for as long as namap's mapping took, with its G, code size and E; VAE-NAM's `beta` and its
   warm-up are ours, as the paper's weight of one is of a sum over pixels. T has F = 8 filters at 32 pixels and 32 at 64,
   where the papers have 8 for digits and 32 for all else, which is of 64 pixels there. The loss is the perceptual one,
-  or what the papers say instead: Euclidean for cars, L1 for `digits2street`, Gram's for bags. NAM answers some queries
+  in features of the VGG-16 tuned to edges, or what the papers say instead: Euclidean for cars, L1 for `digits2street`,
+  Gram's for bags. NAM answers some queries
   only, drawn once at random: each costs a hundred passes through T and the loss.
 - **G's inversion**: of test images of X, drawn at random: what a judge makes of the closest that G can draw. It bounds
   answers that should be as one image of X is, not those that may be any of a class: these can be clearer.
 - **CycleGAN, DiscoGAN, DistanceGAN**: networks, losses and rates as published, in one loop of ours; CycleGAN without
-  random crops and mirrored pictures, as a mirrored digit is none.
+  random crops and mirrored pictures, as a mirrored digit is none. Its critic's patches are of 34 pixels below 64.
+  The first phase of DiscoGAN and DistanceGAN, under which reconstruction weighs little, is a fifth of a run in place of
+  10,000 iterations, more than any run here has.
 - **chosen**: namap's settings were sought for each experiment on held-out queries, those of its vote on training
   queries, scored by their labels (`benchmarks/EXPLORATION.md`); the rivals' are as published, for runs many times as
   long. Some of namap's were changed after rows of the test split: kinds and `beta` of `digits2street`, T of

@@ -6,6 +6,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from namap.checkpoint import read_json
 from namap.errors import UsageError
 from namap.settings import make_settings
 
@@ -13,6 +14,7 @@ from .experiments import EXPERIMENTS
 from .methods import ROWS
 from .scene import Experiment, Row, Scene, find_root
 
+SEEDS = [0, 1, 2]
 LONGER = re.compile(r"(.+)-([0-9.]+)x")  # a row with a multiple of the equal budget
 
 
@@ -47,6 +49,27 @@ def seeds_of(experiment: Experiment, methods: list[str], seeds: list[int]) -> li
 def own_seed(experiment: Experiment, method: str, seed: int) -> int:
     """The seed of a row's cell: 0 for one that is the same for all of them."""
     return 0 if find_row(experiment, method).once else seed
+
+
+def recorded_seeds(path: Path) -> dict[str, list[int]]:
+    """The seeds of each row in an experiment's results."""
+    seeds: dict[str, list[int]] = {}
+    for cell in read_json(path)["cells"] if path.exists() else []:
+        seeds.setdefault(cell["method"], []).append(cell["seed"])
+    return seeds
+
+
+def cells_of(
+    experiment: Experiment, methods: list[str], seeds: list[int] | None, there: dict[str, list[int]]
+) -> list[tuple[str, int]]:
+    """The cells that are asked for, seed by seed; without seeds, those that are `there`."""
+    default = seeds_of(experiment, methods, seeds or SEEDS)
+    cells = [
+        (method, own_seed(experiment, method, seed))
+        for method in methods
+        for seed in (there.get(method, default) if seeds is None else default)
+    ]
+    return sorted(dict.fromkeys(cells), key=lambda cell: cell[1])
 
 
 def in_order(experiment: Experiment, methods: list[str], own_budget: bool = True) -> list[str]:

@@ -11,7 +11,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks import cells, figures, methods, runner
+from benchmarks import cells, figures, methods, runner, wanted
 from benchmarks.experiment_tables import summary_table
 from benchmarks.experiments import EXPERIMENTS
 from benchmarks.scene import draw_queries
@@ -81,7 +81,7 @@ def test_rows_of_other_data_are_never_mixed_in(tmp_path, capsys):
     runner.take_recorded(scene, home, tmp_path, ["copy"], None)
     assert not (home / "copy-0").exists()
     assert (
-        "street2digits.json: left out, as it was measured with other files: street_digits.npz"
+        "street2digits.json: left as it is, as it was measured with other files: street_digits.npz"
         in capsys.readouterr().err
     )
     with pytest.raises(UsageError, match=r"with other files: street_digits\.npz; use another --runs"):
@@ -145,8 +145,76 @@ def test_the_budget_of_a_wanted_row_leaves_the_others_theirs(tmp_path):
     write_json(tmp_path / "handwriting2print.json", {"cells": recorded})
     runner.take_recorded(scene, tmp_path / "cells", tmp_path, ["discogan"], 7.0)
     assert {p.parent.name for p in tmp_path.glob("cells/*/result.json")} == {"cyclegan-0", "distancegan-0"}
-    runner.take_recorded(scene, tmp_path / "cells", tmp_path, ["distancegan"], None)  # though it was taken before
-    assert {p.parent.name for p in tmp_path.glob("cells/*/result.json")} == {"cyclegan-0", "discogan-0"}
+    runner.take_recorded(scene, tmp_path / "cells", tmp_path, ["cyclegan"], 7.0)  # though it was taken before
+    assert {p.parent.name for p in tmp_path.glob("cells/*/result.json")} == {"discogan-0", "distancegan-0"}
+
+
+def recorded_cells(scene, results, **budgets):
+    """Results of every row: G and namap with three seeds, the others with seed 1."""
+    seeds = {"generator": (0, 1, 2), "namap": (0, 1, 2)}
+    cells = [
+        {
+            "method": method,
+            "seed": seed,
+            "configuration": runner.configuration(scene, method, budgets.get(method)),
+            "measures": {"kept": 0.5},
+            "processor": "one of long ago",
+        }
+        for method in runner.rows_of(scene.experiment)
+        for seed in seeds.get(method, (1,))
+    ]
+    write_json(results / "handwriting2print.json", {"cells": cells, "files": scene.digests()})
+
+
+def test_what_the_results_have_is_shown_with_the_seeds_and_budgets_that_it_has(tmp_path, monkeypatch):
+    recorded_cells(runner.make_scene("handwriting2print", "reference", None), tmp_path, cyclegan=40.0)
+    monkeypatch.setattr(runner, "run_cell_apart", None)  # nothing is measured
+    asked = (None, "reference", None, tmp_path / "runs", tmp_path)
+    shown = runner.run_bench("handwriting2print", None, None, *asked)
+    assert len(shown["taken"]) == len(shown["cells"]) and not shown["missing"]
+    assert {c["configuration"]["budget_min"] for c in shown["cells"] if c["method"] == "cyclegan"} == {40.0}
+    assert runner.run_bench("handwriting2print", None, ["cyclegan"], *asked)["cells"] == shown["cells"]
+
+
+def test_a_budget_of_another_processor_is_refused_before_anything_is_trained(tmp_path, monkeypatch):
+    recorded_cells(runner.make_scene("handwriting2print", "reference", None), tmp_path)
+    measured = []
+    monkeypatch.setattr(runner, "run_cell_apart", lambda arguments, cell, *rest: measured.append(cell.name))
+    asked = ("handwriting2print", None, ["discogan"])
+    with pytest.raises(UsageError, match="took its time on one of long ago"):
+        runner.run_bench(*asked, None, "reference", None, tmp_path / "runs", tmp_path, anew=True)
+    assert not measured
+    runner.run_bench(*asked, 5.0, "reference", None, tmp_path / "runs", tmp_path, anew=True)
+    assert measured == ["discogan-1"]  # and no G, of which it needs nothing
+
+
+def test_a_row_that_builds_on_lost_weights_has_them_trained_again_first(tmp_path, monkeypatch):
+    recorded_cells(runner.make_scene("handwriting2print", "reference", None), tmp_path)
+    measured = []
+    monkeypatch.setattr(runner, "run_cell_apart", lambda arguments, cell, *rest: measured.append(cell.name))
+    asked = ("handwriting2print", None, ["bound"], None, "reference", None, tmp_path / "runs", tmp_path)
+    runner.run_bench(*asked, anew=True)
+    assert measured == ["generator-1", "bound-1"]
+
+
+def test_results_of_other_files_are_left_alone(tmp_path, monkeypatch, capsys):
+    scene = runner.make_scene("handwriting2print", "reference", None)
+    recorded_cells(scene, tmp_path)
+    path = tmp_path / "handwriting2print.json"
+    before = read_json(path)
+    write_json(path, before | {"files": dict.fromkeys(scene.digests(), "another")})
+    kept = path.read_bytes()
+
+    def measured(arguments, cell, wanted, quiet):
+        cell.mkdir()
+        np.savez(cell / "answers.npz", x=scene.y_test.images[:, None])
+        write_json(cell / "result.json", {**before["cells"][0], "method": "copy", "seed": 0, "configuration": wanted})
+
+    monkeypatch.setattr(runner, "run_cell_apart", measured)
+    found = runner.run_bench("handwriting2print", None, ["copy"], None, "reference", None, tmp_path / "runs", tmp_path)
+    assert "left as it is, as it was measured with other files" in capsys.readouterr().err
+    assert path.read_bytes() == kept and not (tmp_path / "handwriting2print.png").exists()
+    assert Path(found["written"], "handwriting2print.json").is_file() and len(found["cells"]) == 1
 
 
 def test_a_row_that_is_the_same_for_every_seed_is_measured_once(tmp_path):
@@ -155,10 +223,10 @@ def test_a_row_that_is_the_same_for_every_seed_is_measured_once(tmp_path):
     write_json(tmp_path / "handwriting2print.json", {"cells": [{"method": "copy", "seed": 1, **recorded}]})
     found = runner.run_bench("handwriting2print", [2], ["copy"], None, "reference", None, tmp_path / "runs", tmp_path)
     assert [(c["method"], c["seed"]) for c in found["cells"]] == [("copy", 0)]
-    assert runner.seeds_of(scene.experiment, ["copy", "nearest"], [1, 2]) == [0]
-    assert runner.seeds_of(EXPERIMENTS["runtime"], ["generator", "runtime"], [0, 1, 2]) == [0]
-    assert runner.seeds_of(scene.experiment, ["generator"], [1, 2]) == [1, 2]
-    assert runner.seeds_of(scene.experiment, ["copy", "namap"], [1, 2]) == [1, 2]
+    assert wanted.seeds_of(scene.experiment, ["copy", "nearest"], [1, 2]) == [0]
+    assert wanted.seeds_of(EXPERIMENTS["runtime"], ["generator", "runtime"], [0, 1, 2]) == [0]
+    assert wanted.seeds_of(scene.experiment, ["generator"], [1, 2]) == [1, 2]
+    assert wanted.seeds_of(scene.experiment, ["copy", "namap"], [1, 2]) == [1, 2]
 
 
 def test_what_a_cell_costs_is_noted_as_it_passes_and_adds_up(tmp_path, monkeypatch):

@@ -59,5 +59,5 @@ def build(kind: str, arguments: argparse.Namespace) -> dict[str, np.ndarray]:
 if __name__ == "__main__":
     kind = sys.argv.pop(1) if len(sys.argv) > 1 and sys.argv[1] in CLASSES else ""
     if not kind:
-        sys.exit(f"{UsageError('say footwear or bags')}")
+        sys.exit(f"{UsageError('say footwear or bags first; --help after it says the rest')}")
     main(__doc__ or "", f"fashion_{kind}.npz", COUNTS[kind], lambda arguments: build(kind, arguments))

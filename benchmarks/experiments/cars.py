@@ -145,7 +145,7 @@ def car_experiment(name: str, x: str, y: str) -> Experiment:
         papers={"skip": True, "loss": "l2"},  # "not necessary to use a perceptual loss" on these (NAM §4)
         rivals={"discogan": ANGLE_PAIRING, "distancegan": ANGLE_PAIRING},
         judge=angle_judge,
-        published="1.38° (VAE-NAM); DiscoGAN 13.81°",
+        published="1.38° from a linear alignment (VAE-NAM); DiscoGAN 13.81°",
         headline={
             "angle": "degrees",
             "angle_any_line": "degrees, any line",

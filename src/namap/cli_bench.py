@@ -16,7 +16,9 @@ def bench(
     name: Annotated[
         str, typer.Argument(help="speed, or an experiment: street2digits, car2car, emoji, runtime, …")
     ] = "",
-    seeds: Annotated[str, typer.Option(help="Seeds, e.g. 0,1,2.")] = "0,1,2",
+    seeds: Annotated[
+        str | None, typer.Option(help="Seeds, e.g. 0,1,2. Default: those that a row has in the results, else 0,1,2.")
+    ] = None,
     method: Annotated[
         str | None, typer.Option(help="Rows of the table, e.g. namap,nam,cyclegan. Default: all.")
     ] = None,
@@ -24,7 +26,8 @@ def bench(
         float | None,
         typer.Option(
             min=0.01,
-            help="Minutes of processor time for rivals and the papers' methods; default: what namap's row took.",
+            help="Minutes of processor time for rivals and the papers' methods. Default: those that a row has in the "
+            "results, else what namap's row took.",
         ),
     ] = None,
     rival_budget: Annotated[
@@ -82,13 +85,14 @@ def bench(
             raise UsageError(f"{given[0]}: not with --ablate, which measures namap's row and keeps what it has")
         from benchmarks.ablation import run_ablation  # pyright: ignore[reportMissingImports]
 
-        rows, text = run_ablation(name, ablate, parse_seeds(seeds), data, data_root, runs, quick, quiet)
+        rows, text = run_ablation(name, ablate, parse_seeds(seeds or "0,1,2"), data, data_root, runs, quick, quiet)
         return say({"rows": rows}, as_json, text)
     from benchmarks.runner import run_bench, summary_lines  # pyright: ignore[reportMissingImports]
 
     methods = None if method is None else method.split(",")
     how = {"quick": quick, "quiet": quiet, "rival_budget": rival_budget, "anew": anew}
-    result = run_bench(name, parse_seeds(seeds), methods, budget_min, data, data_root, runs, **how)
+    asked = None if seeds is None else parse_seeds(seeds)
+    result = run_bench(name, asked, methods, budget_min, data, data_root, runs, **how)
     say(result, as_json, summary_lines(result))
 
 
