@@ -245,16 +245,19 @@ def test_npz(tmp_path):
     path = tmp_path / "d.npz"
     images = np.zeros((5, 1, 32, 32), np.uint8)
     np.savez(path, x_train=images, y_train=np.arange(5), photos_a=images, f=images.astype(float), o=np.array([{}]),
-             s_train=images[..., :16], x_words=images, y_words=np.array(list("abcde")))  # fmt: skip
+             s_train=images[..., :16], x_words=images, y_words=np.array(list("abcde")), x_cars=images,
+             y_cars=np.linspace(-75, 75, 5, dtype=np.float32), x_some=images, y_some=np.arange(5) - 1)  # fmt: skip
     domain = load_domain(f"{path}:x_train", channels=3)
     assert domain.images.shape == (5, 3, 32, 32)
     assert domain.labels is not None
     assert domain.labels.tolist() == [0, 1, 2, 3, 4]
+    for kind in ("words", "cars", "some"):  # no classes: only what asks for labels minds
+        assert load_domain(f"{path}:x_{kind}").labels is None
     assert load_domain(f"{path}:photos_a", size=16).images.shape == (5, 1, 16, 16)
     for source, reason in (
         (f"{path}:nope", "no array 'nope'"), (str(path), "needs a key"), (f"{path}:f", "store uint8"),
-        (f"{path}:s_train", "store squares"), (f"{path}:x_words", "store whole numbers"),
-        (f"{path}:o", "not a readable npz"), (f"{tmp_path}/no.npz:x", "no such file"),
+        (f"{path}:s_train", "store squares"), (f"{path}:o", "not a readable npz"),
+        (f"{tmp_path}/no.npz:x", "no such file"),
     ):  # fmt: skip
         with pytest.raises(DataError, match=reason):
             load_domain(source)

@@ -2,13 +2,16 @@
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from namap import checkpoint, kinds
+from namap import checkpoint, distil, kinds
+from namap.checkpoint import read_json
 from namap.data import ImageDomain, load_domain
 from namap.errors import DataError, Interrupted, UsageError
+from namap.fitting import SAMPLES_OF_G
 from namap.kinds import balance, cast_votes, find_kinds, tell_kinds
-from namap.mapping import VAENAM
+from namap.mapping import AENAM, NAM, VAENAM
 from namap.runs import clear
 from namap.voting import PARTS, read_whole_log
 
@@ -130,6 +133,16 @@ def test_refining_keeps_the_kinds_that_the_vote_gave(generator, handwriting, typ
     without = loaded.translate(queries, refine=30, tolerance=0.0)
     loaded.kinds = told
     assert doubt(refined) < min(doubt(one_pass), doubt(without)) and without.losses.mean() < refined.losses.mean()
+
+
+def test_a_distilled_mapping_keeps_what_tells_the_kinds_of_samples(generator, handwriting, tmp_path, quick):
+    nam = NAM(generator, **{**SMALL, "kinds": 5}).fit(handwriting, tmp_path / "nam", quiet=True)
+    # Samples follow from G and the recipe: another processor, whose last bits differ, goes on with the same run.
+    assert read_json(tmp_path / "nam" / "run.json")["task"]["x"] == SAMPLES_OF_G
+    distil(nam, handwriting, tmp_path / "ae", quiet=True, images=640, batch_size=32)
+    loaded = AENAM.from_pretrained(tmp_path / "ae", precision="fp32")
+    for name, tensor in nam.kinds.state_dict().items():
+        torch.testing.assert_close(loaded.kinds.state_dict()[name], tensor)
 
 
 @pytest.mark.parametrize("stage", ["fitting vae", "learning the kinds"])

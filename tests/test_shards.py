@@ -95,8 +95,25 @@ def test_a_fit_of_a_stream_resumes_bit_identically(source, tmp_path):
     fit(source, tmp_path / "run")
     sums = [checkpoint.read_json(tmp_path / name / "final" / "manifest.json")["sha256"] for name in ("whole", "run")]
     assert sums[0] == sums[1]
-    skipped = tmp_path / "run" / "skipped.jsonl"
-    assert "broken" in skipped.read_text() if source.endswith(".tar") else not skipped.exists()
+    skipped = [tmp_path / name / "skipped.jsonl" for name in ("whole", "run")]
+    if source.endswith(".tar"):
+        assert "broken" in skipped[0].read_text() and skipped[0].read_text() == skipped[1].read_text()
+    else:
+        assert not any(path.exists() for path in skipped)
+
+
+def test_what_could_not_be_read_is_known_after_a_stop(source):
+    feed = StreamFeed(open_stream(source, 32), batch_size=8, seed=1)
+    for step in range(8):
+        feed.take(step)
+    feed.close()
+    found = open_stream(source, 32)
+    again = StreamFeed(found, batch_size=8, seed=1)
+    again.seek(feed.positions(), Path("checkpoint"))
+    assert found.unreadable.items() >= feed.stream.unreadable.items() and found.seen >= feed.stream.seen > 0
+    assert bool(found.unreadable) == source.endswith(".tar")
+    with pytest.raises(StorageError, match="which images could not be read"):
+        again.seek({**feed.positions(), "read": [1]}, Path("checkpoint"))
 
 
 def test_translate_reads_shards_and_a_second_time_only_what_is_missing(source, images, saved_models, tmp_path):

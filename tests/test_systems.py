@@ -249,8 +249,12 @@ def test_a_strong_mapper_beats_the_small_one_and_loads_as_saved(generator, handw
     settings = {"images": 2000, "filters": 8, "quiet": True}
     strong, errors = train_mapper(mapping, handwriting, tmp_path, **settings)
     assert errors["strong"] < errors["small"]
-    x = mapping.sample_x(4)
-    torch.testing.assert_close(StrongMapper.from_pretrained(tmp_path)(x), strong(x), atol=1e-4, rtol=0)
+    x, saved = mapping.sample_x(4), StrongMapper.from_pretrained(tmp_path)
+    torch.testing.assert_close(saved(x), strong(x), atol=1e-4, rtol=0)
+    assert len(Grounding().add("ink", mapping, saved)) == 1
+    other = VAENAM(generator, loss="l2", **{**SMALL, "seed": 1}).fit(handwriting, quiet=True)
+    with pytest.raises(UsageError, match="the mapper for 'ink' was trained for another mapping"):
+        Grounding().add("ink", other, saved)
     with monkeypatch.context() as patch:
         patch.setattr(mapping, "solve", None)  # what is finished is loaded: no query is solved again
         assert train_mapper(mapping, handwriting, tmp_path, **settings)[1] == errors
@@ -353,7 +357,7 @@ def test_the_verbs_that_go_on_from_a_mapping(handwriting, tmp_path, capsys, monk
     again = ["ground", tmp_path / "ink", tmp_path / "chalk", f"{tmp_path}/y.npz:ink", "--outdir", tmp_path / "chalked"]
     assert run(*again)["files"] == 200
     strong = run(
-        "train-mapper", tmp_path / "ink", "--data", f"{tmp_path}/y.npz:ink", "--outdir", tmp_path / "t",
+        "train-mapper", tmp_path / "chalk", "--data", f"{tmp_path}/y.npz:chalk", "--outdir", tmp_path / "t",
         "--images", 640, "--filters", 4, "--quiet",
     )  # fmt: skip
     assert strong["mean_absolute_error_of_255"]["strong"] > 0

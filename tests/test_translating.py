@@ -1,5 +1,6 @@
 """Translation of any number of queries: order, memory, what a second run does, worker processes."""
 
+import math
 import os
 import signal
 import time
@@ -11,7 +12,7 @@ import pytest
 from benchmarks.memory import KINDS, command_line, family, measure
 from PIL import Image
 
-from namap.console import keep_apart
+from namap.console import keep_apart, keep_model
 from namap.data import ImageDomain, load_domain, open_queries
 from namap.data.batches import never
 from namap.errors import DataError, StorageError, UsageError
@@ -220,6 +221,23 @@ def test_an_npz_is_of_one_translation(mapping, tmp_path):
     with pytest.raises(UsageError, match="other analogies: seed"):
         run(seed=1)
     assert run(seed=1, overwrite=True) == 1
+
+
+def test_what_cannot_be_asked_for_leaves_the_folder_free(mapping, tmp_path):
+    folder, out = a_folder(tmp_path / "q", 3), tmp_path / "out"
+    for wrong in ({"solutions": 0}, {"refine": -1}, {"temperature": math.inf}):
+        with pytest.raises(UsageError, match="use "):
+            translate_files(mapping, open_queries(folder, 32, 1), out, quiet=True, **wrong)
+        assert not out.exists()
+
+
+def test_answers_stay_apart_from_the_model_that_gives_them(tmp_path):
+    (tmp_path / "run" / "final").mkdir(parents=True)
+    for model in ("run", "run/final", "run/../run"):
+        with pytest.raises(UsageError, match="is read; choose another"):
+            keep_model(tmp_path / "run", tmp_path / model)
+    keep_model(tmp_path / "run" / "answers", tmp_path / "run")
+    keep_model(tmp_path / "run", "simulator:face", None)
 
 
 def test_answers_stay_apart_from_the_queries(tmp_path):

@@ -16,6 +16,7 @@ from .console import (
     end,
     keep_apart,
     keep_freed_memory,
+    keep_model,
     leave,
     out_of_memory,
     parse_range,
@@ -163,6 +164,7 @@ def fit(
     from .recipes import make_recipe
 
     keep_apart(outdir, data, x)
+    keep_model(outdir, generator)
     flags = {"method": method, "loss": loss, "images": images, "seed": seed, "skip": mapper_skip}
     flags |= {"warp": warp, "query_size": query_size, "feature_cache_gb": feature_cache_gb, "kinds": kinds}
     settings = read_settings(config, set_ or [], **flags)
@@ -175,6 +177,8 @@ def fit(
         precision=precision,
         **settings,
     )
+    if mapper_skip and mapping.recipe.mapper == "earned":
+        raise UsageError("--mapper-skip: with --set mapper=crn; an earned T, the default here, adds G(z) always")
     if dry_run:
         return say({"generator": generator, "data": data, "outdir": str(outdir), **asdict(mapping.recipe)})
     domain = data if is_stream(data) else load_domain(data, mapping.image_size, quiet=quiet)

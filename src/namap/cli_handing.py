@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from .console import keep_apart, read_settings, say
+from .console import keep_apart, keep_model, read_settings, say
 from .errors import UsageError, warn
 from .options import (
     AsJson,
@@ -129,6 +129,7 @@ def distil(
     from .mapping import Mapping
 
     keep_apart(outdir, data)
+    keep_model(outdir, model)
     settings = read_settings(None, set_ or [], images=images, seed=seed)
     mapping = Mapping.from_pretrained(
         model, generator, trust_pickle, vgg_weights=vgg_weights, vgg_input=vgg_input, device=device, precision=precision

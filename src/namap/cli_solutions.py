@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from .console import keep_apart, read_settings, say
+from .console import keep_apart, keep_model, read_settings, say
 from .errors import StorageError, UsageError
 from .options import (
     AsJson,
@@ -118,6 +118,7 @@ def train_mapper(
     from .strong import train_mapper as train
 
     keep_apart(outdir, data)
+    keep_model(outdir, model)
     options = {"vgg_weights": vgg_weights, "vgg_input": vgg_input, "device": device, "precision": precision}
     mapping = Mapping.from_pretrained(model, generator, trust_pickle, **options)
     features = None if vgg_weights is None else VGGFeatures(vgg_weights, 3, vgg_input)
@@ -168,6 +169,7 @@ def ground(
     grounding.arrival("to")  # before anything makes room
     domain = load_domain(src, first.image_size, first.channels, quiet)
     onto = {"onto": identity(second, "", {}), "mapper": strong and digest(strong.state_dict())}
+    first.check_search(refine=refine)
     claim(outdir, identity(first, domain.fingerprint, {"refine": refine, "npz": npz, **onto}), overwrite)
     found = grounding.translate(domain, "from", "to", refine, quiet)
     written = found.save_npz(outdir) if npz else found.save_pngs(outdir)

@@ -65,7 +65,7 @@ def translate(
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Write the analogies of queries: STEM.png, STEM_k1.png …, analogies.npz or Parquet. What is there is kept."""
+    """Write the analogies of queries: STEM.png, STEM_k1.png …, analogies.npz or Parquet. Pictures there stay."""
     if engine != "ray" and "://" in outdir:
         raise UsageError(f"--outdir {outdir}: a URI needs --engine ray; without, name a directory")
     keep_apart(outdir, src)

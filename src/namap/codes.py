@@ -18,7 +18,6 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from . import processes
-from .errors import UsageError
 from .generators.base import prior
 from .losses import bounded, kl_divergence, sliced_wasserstein
 from .networks import CodeTable, ConvEncoder
@@ -85,13 +84,7 @@ class PointEncoder(nn.Module):
         return None
 
     def starts(self, y: Images, noise: Draws) -> Starts:
-        """E(y): one solution.
-
-        Raises:
-            UsageError: more than one is asked for.
-        """
-        if len(noise) > 1:
-            raise UsageError(f"this method gives one solution per query, not {len(noise)}; use vae or nam for several")
+        """E(y): the one solution, whatever the noise."""
         return self.encoder(y)[:, None]
 
 

@@ -59,6 +59,19 @@ def keep_apart(outdir: str | Path, *sources: str | None) -> None:
                 raise UsageError(f"--outdir {outdir}: lies in the folder of the images; choose another")
 
 
+def keep_model(outdir: str | Path, *models: str | Path | None) -> None:
+    """Refuse to write into the directory of a model that is read: it would make room with `--overwrite`.
+
+    Raises:
+        UsageError: `outdir` is the directory of one of them.
+    """
+    for model in (m for m in models if m is not None):
+        with suppress(OSError):
+            place = Path(model).resolve()
+            if Path(outdir).resolve() in (place, place.parent if place.name == "final" else place):
+                raise UsageError(f"--outdir {outdir}: holds {model}, which is read; choose another")
+
+
 def parse_seeds(text: str) -> list[int]:
     """`0,1,2` as a list."""
     parts = text.split(",")

@@ -186,6 +186,7 @@ def student(mapping: NAM, recipe: DistilRecipe) -> tuple[AENAM, PointEncoder]:
         torch.default_generator.manual_seed(recipe.seed)
         encoder = PointEncoder(mapping.channels, mapping.image_size, mapping.latent_dim, width)
     result.mapper, result.codes = mapping.mapper, place(encoder, result.device)
+    result.kinds = mapping.kinds
     return result, encoder
 
 

@@ -209,5 +209,5 @@ def save_exploration(found: Exploration, outdir: str | Path) -> None:
     sheet = make_grid(to_uint8(torch.cat(tiles)), nrow=width, padding=2, pad_value=255)
     with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / "explore.json", found.summary())  # first: the folder is known by it
         write_picture(folder / "explore.png", to_picture(sheet.numpy()))
-        write_json(folder / "explore.json", found.summary())

@@ -109,11 +109,11 @@ def export_mapping(
             "export: NAM has no encoder, each new query is optimised; make one with `namap distil`, "
             "or export T with --part mapper"
         )
-    before = mapping.device
+    before = mapping.device, mapping.precision
     try:
         content, result = _made(mapping.to("cpu"), part, kind, verify, output)
     finally:
-        mapping.to(before)
+        mapping.to(before[0]).precision = before[1]  # of `auto`, that in which it was fitted
     with storage_errors(output):
         output.parent.mkdir(parents=True, exist_ok=True)
         with atomic_file(output) as file:

@@ -45,6 +45,7 @@ INFORMATIVE_NATS = 0.01  # a dimension of the code with less KL than this says n
 MIN_DIVERSITY = 0.1  # of that of the generator's samples
 MAX_COPIES = 0.5  # share of a batch whose analogies are nearly the same image
 NEAR = 0.1  # two images are: they differ by less than this share of the diversity of the generator's samples
+SAMPLES_OF_G = "samples of the generator"  # images of X that follow from G and the recipe, to the last bit or not
 SHOWN = 12  # queries in the pictures of a fit
 
 
@@ -210,7 +211,7 @@ class MappingTask(Task):
             "recipe": asdict(recipe),
             "generator": generator.identity,
             "features": features_digest(self.reconstruction),
-            **({} if x is None else {"x": x.fingerprint}),
+            **({} if x is None else {"x": x.source if x.source == SAMPLES_OF_G else x.fingerprint}),
         }
 
     def before_vote(self) -> "MappingTask":

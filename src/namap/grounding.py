@@ -43,7 +43,7 @@ class Grounding:
             mapper: a strong T for this domain (`train_mapper`), used in place of the mapping's small one.
 
         Raises:
-            UsageError: the name is taken, or the generator is another one.
+            UsageError: the name is taken, the generator is another one, or `mapper` was trained for another mapping.
         """
         weights = unwarped(mapping.generator).identity
         if name in self.mappings:
@@ -51,6 +51,9 @@ class Grounding:
         if self.mappings and weights != self.generator:
             first = next(iter(self.mappings))
             raise UsageError(f"grounding: {name!r} was fitted to another generator than {first!r}")
+        trained_for = getattr(mapper, "trained_for", None)  # a T of somebody's own does not say
+        if trained_for is not None and trained_for != mapping.identity["weights"]:
+            raise UsageError(f"grounding: the mapper for {name!r} was trained for another mapping")
         self.generator = weights
         self.mappings[name] = mapping
         self.mappers[name] = None if mapper is None else place(mapper, mapping.device)

@@ -146,6 +146,22 @@ class Model:
                 z, losses, x = search.run(quiet, shown)
         return x.cpu().numpy(), z.cpu().numpy(), losses.cpu().numpy()
 
+    def check_search(
+        self, solutions: int = 1, refine: int | None = None, temperature: float = 1.0, tolerance: float = 1e-3
+    ) -> None:
+        """Make sure that `search` can begin.
+
+        Raises:
+            UsageError: not fitted yet, a number out of its bounds, or several solutions of a method that has one.
+        """
+        whole = isinstance(solutions, Integral) and isinstance(refine, Integral | None)
+        if not whole or solutions < 1 or (refine is not None and refine < 0):
+            raise UsageError(f"solutions={solutions}, refine={refine}: use whole numbers, of 1 or more and 0 or more")
+        if not (0 <= temperature < math.inf and 0 <= tolerance < math.inf):
+            raise UsageError(f"temperature={temperature}, tolerance={tolerance}: use numbers of 0 or more")
+        if solutions > 1 and not self.fitted_codes.several:
+            raise UsageError(f"this method gives one solution per query, not {solutions}; use vae or nam for several")
+
     def search(
         self,
         y: Images,
@@ -168,11 +184,7 @@ class Model:
         Raises:
             UsageError: not fitted yet, a number out of its bounds, or several solutions of a method that has one.
         """
-        whole = isinstance(solutions, Integral) and isinstance(refine, Integral | None)
-        if not whole or solutions < 1 or (refine is not None and refine < 0):
-            raise UsageError(f"solutions={solutions}, refine={refine}: use whole numbers, of 1 or more and 0 or more")
-        if not (0 <= temperature < math.inf and 0 <= tolerance < math.inf):
-            raise UsageError(f"temperature={temperature}, tolerance={tolerance}: use numbers of 0 or more")
+        self.check_search(solutions, refine, temperature, tolerance)
         recipe, source = self.recipe, self.fitted_codes
         freeze(self.generator)  # the module inside may have been put into training since
         steps = source.refine if refine is None else refine

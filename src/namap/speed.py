@@ -18,6 +18,7 @@ from torchvision.models import vgg16
 from tqdm import tqdm
 
 from .data import ImageDomain
+from .errors import UsageError
 from .generators import DCGAN
 from .generators.families import dcgan
 from .generators.training import GeneratorTask
@@ -92,6 +93,8 @@ def bench_speed(
         only: figures whose names hold this; '': all.
     """
     device = pick_device("auto")
+    if profiled and device.type != "cpu":
+        raise UsageError("--profile: times operators of a CPU; hide the GPU with CUDA_VISIBLE_DEVICES= to profile one")
     modes = {"fp32 nchw": ("fp32", NCHW), "default": (pick_precision("auto", device), CHANNELS_LAST)}
     chosen = {name: figure for name, figure in figures().items() if only in name}
     measured: list[tuple[str, str, float, float]] = []
@@ -162,16 +165,25 @@ def _median_seconds(run: Callable[[], object]) -> float:
     times: list[float] = []
     for _ in range(WARM):
         run()
+    _wait()
     while len(times) < LEAST or (len(times) < TIMED and sum(times) < SECONDS):
         started = time.perf_counter()
         run()
+        _wait()
         times.append(time.perf_counter() - started)
     return float(np.median(times))
 
 
+def _wait() -> None:
+    """Until a GPU has done what it was given."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
 def _convolution_rate(precision: str, layout: torch.memory_format) -> float:
-    convolution = nn.Conv2d(128, 128, 3, padding=1).to(memory_format=layout)
-    x = torch.randn(64, 128, 32, 32).to(memory_format=layout)
+    device = pick_device("auto")
+    convolution = nn.Conv2d(128, 128, 3, padding=1, device=device).to(memory_format=layout)
+    x = torch.randn(64, 128, 32, 32).to(device, memory_format=layout)
     if precision == "bf16":
         convolution, x = convolution.bfloat16(), x.bfloat16()
     with torch.no_grad():
@@ -199,6 +211,7 @@ def make_mapping(setting: Setting, domain: ImageDomain) -> Mapping:
     how |= {} if setting.cached else {"feature_cache_gb": 0.0}
     mapping = METHODS[setting.task](generator, loss=loss, features=features, **how)
     mapping.build(domain.channels, len(domain))
+    mapping.place()
     for module in (generator, mapping.mapper, mapping.fitted_codes, features):
         if module is not None:
             module.to(memory_format=setting.layout)  # pyright: ignore[reportCallIssue]
@@ -209,7 +222,8 @@ def make_task(setting: Setting, domain: ImageDomain) -> Task:
     """The training of a mapping, or of its generator."""
     if setting.task != "dcgan":
         return make_mapping(setting, domain).make_task(domain)
-    task = GeneratorTask(dcgan.Recipe(latent_dim=64, width=64, batch_size=setting.batch), domain, torch.device("cpu"))
+    recipe = dcgan.Recipe(latent_dim=64, width=64, batch_size=setting.batch)
+    task = GeneratorTask(recipe, domain, pick_device("auto"))
     for module in task.modules.values():
         module.to(memory_format=setting.layout)  # pyright: ignore[reportCallIssue]
     return task
@@ -241,7 +255,7 @@ def iteration(setting: Setting) -> Work:
     domain = make_domain(setting)
     mapping = make_mapping(setting, domain)
     mapping.eval()
-    y = from_numpy(domain.images[: setting.batch]).contiguous(memory_format=setting.layout)
+    y = from_numpy(domain.images[: setting.batch], mapping.device).contiguous(memory_format=setting.layout)
     search = mapping.search(y, refine=1000, tolerance=0.0)
 
     def advance() -> None:

@@ -61,6 +61,7 @@ class StrongMapper(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, filters: int, skip: bool):
         super().__init__()
+        self.trained_for: str | None = None  # digest of the mapping's weights, where it is known
         self.config = {"in_channels": in_channels, "out_channels": out_channels, "filters": filters, "skip": skip}
         self.net = PaperMapper(in_channels, out_channels, filters, skip)
 
@@ -86,6 +87,7 @@ class StrongMapper(nn.Module):
         with torch.device("meta"):
             mapper = cls(**values)
         checkpoint.load_weights(mapper, tensors, source)
+        mapper.trained_for = config.get("trained_for")
         return freeze(mapper)
 
 
@@ -160,6 +162,7 @@ def train_mapper(
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(recipe.seed)
         mapper = StrongMapper(mapping.generator.channels, mapping.channels, recipe.filters, recipe.skip)
+    mapper.trained_for = mapping.identity["weights"]
     place(mapper, device)
     reconstruction = place(Reconstruction(l1, None if features is None else freeze(features)), device)
     task = MapperTask(mapper, mapping, reconstruction, recipe)
@@ -183,6 +186,7 @@ def train_mapper(
         if home is not None:
             checkpoint.write_json(home / "metrics.json", errors)
             config = {"format": "namap-mapper", "version": 1, "mapper": mapper.config}
+            config["trained_for"] = mapper.trained_for
             checkpoint.save_directory(home / "final", mapper.state_dict(), config)
     return mapper, errors
 

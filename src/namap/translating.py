@@ -67,6 +67,7 @@ def translate_files(
         raise UsageError(f"batch_size={batch_size}: use 1 or more")
     folder = Path(outdir)
     asked = {"solutions": solutions, "refine": refine, "seed": seed, "temperature": temperature}
+    mapping.check_search(solutions, refine, temperature)  # before the folder is claimed for what cannot be
     if npz and processes.count() > 1:
         raise UsageError("--npz: one file, which one process writes; leave it out, or start one")
     if not (folder / RECORD).exists():

@@ -13,7 +13,7 @@ from . import checkpoint, processes
 from .data import ImageDomain, Source, load_domain
 from .data.feeding import ImageStream
 from .errors import UsageError
-from .fitting import MappingTask, codes_of
+from .fitting import SAMPLES_OF_G, MappingTask, codes_of
 from .generators import freeze
 from .kinds import (
     MOST,
@@ -62,7 +62,7 @@ def load_x(
         raise UsageError("setting kinds: not with warp, under which an analogy is no picture of X")
     size = samples(1).shape[1:]
     if x is None:
-        images = ImageDomain.from_array(samples(MOST), source="samples of the generator")
+        images = ImageDomain.from_array(samples(MOST), source=SAMPLES_OF_G)
     else:
         images = load_domain(x, size[-1], size[0]).some(MOST)
     require_enough(images, recipe.kinds, domain)

@@ -284,8 +284,9 @@ def _load_npz(text: str) -> ImageDomain:
         images = read_array(file, key)
         label_key = "_".join(["y", *key.split("_")[1:]])
         labels = read_array(file, label_key) if label_key in keys and label_key != key else None
-    if labels is not None and labels.shape != images.shape[:1]:
-        labels = None  # the key of another split's labels, e.g. `y` beside `x` and `x_test`
+    classes = labels is not None and labels.dtype.kind in "iu" and labels.min(initial=0) >= 0
+    if labels is not None and not (classes and labels.shape == images.shape[:1]):
+        labels = None  # those of another split, e.g. `y` beside `x` and `x_test`; or angles, or -1 for an unknown class
     return ImageDomain.from_array(images, labels, text)
 
 

@@ -160,8 +160,14 @@ class StreamFeed:
         return Drawn(index, np.concatenate(images), None)
 
     def positions(self) -> dict[str, Any]:
-        """Where every lane stands, of all processes."""
-        return {"positions": [position for part in processes.everyones(self.at) for position in part]}
+        """Where every lane stands, and what could not be read so far, of all processes."""
+        stream, everyones = self.stream, processes.everyones
+        unreadable = {name: why for part in everyones(dict(stream.unreadable)) for name, why in part.items()}
+        return {
+            "positions": [position for part in everyones(self.at) for position in part],
+            "unreadable": unreadable,
+            "read": [sum(everyones(stream.seen)), sum(everyones(stream.failed))],
+        }
 
     def seek(self, config: dict[str, Any], where: Path) -> None:
         """Go on from `positions`.
@@ -173,6 +179,11 @@ class StreamFeed:
         sound = isinstance(found, list) and len(found) == self.lanes and all(isinstance(p, list) for p in found)
         if not sound or not all(len(p) == 3 and all(type(n) is int and n >= 0 for n in p) for p in found):
             raise StorageError(f"{where}: does not say where its {self.lanes} lanes of shards stand; use --overwrite")
+        unreadable, read = config.get("unreadable", {}), config.get("read", [0, 0])
+        if not isinstance(unreadable, dict) or not isinstance(read, list) or [type(n) for n in read] != [int, int]:
+            raise StorageError(f"{where}: does not say which images could not be read; use --overwrite")
+        self.stream.unreadable |= unreadable
+        self.stream.seen, self.stream.failed = (n // processes.count() for n in read)
         self._open(found)
 
     def close(self) -> None:
