@@ -251,10 +251,10 @@ GLOSSARY = """\
   only, drawn once at random: each costs a hundred passes through T and the loss.
 - **G's inversion**: of test images of X, drawn at random: what a judge makes of the closest that G can draw. It bounds
   answers that should be as one image of X is, not those that may be any of a class: these can be clearer.
-- **CycleGAN, DiscoGAN, DistanceGAN**: networks, losses and rates as published, in one loop of ours; CycleGAN without
-  random crops and mirrored pictures, as a mirrored digit is none. Its critic's patches are of 34 pixels below 64.
-  The first phase of DiscoGAN and DistanceGAN, under which reconstruction weighs little, is a fifth of a run in place of
-  10,000 iterations, more than any run here has.
+- **CycleGAN, DiscoGAN, DistanceGAN**: networks, losses and rates as published, in one loop of ours, in fp32; CycleGAN
+  without random crops and mirrored pictures, as a mirrored digit is none. Its critic's patches are of 34 pixels below
+  64. The first phase of DiscoGAN and DistanceGAN, under which reconstruction weighs little, is a fifth of a run in
+  place of 10,000 iterations, more than any run here has.
 - **chosen**: namap's settings were sought for each experiment on held-out queries, those of its vote on training
   queries, scored by their labels (`benchmarks/EXPLORATION.md`); the rivals' are as published, for runs many times as
   long. Some of namap's were changed after rows of the test split: kinds and `beta` of `digits2street`, T of

@@ -14,12 +14,13 @@ from torch import nn
 from namap.data import ImageDomain
 from namap.data.order import batch_index
 from namap.runs import Row
-from namap.tensors import Images, autocast, from_numpy, pick_device, pick_precision, place, to_uint8
+from namap.tensors import Images, from_numpy, pick_device, place, to_uint8
 from namap.training import Batch, Run, Task, train
 
 from ..cells import affordable_images
 
 SETTLING_IMAGES, SETTLING_BATCH = 2000, 100
+PRECISION = "fp32"  # as published; in bf16 they may come apart (`benchmarks/EXPLORATION.md`)
 
 
 class Rival(Task):
@@ -100,11 +101,11 @@ def train_rival(
     probe = replace(y, images=y.images[: 64 * kind.batch_size], labels=None)
 
     def try_out(count: int) -> list[Row]:
-        return train(kind(x, y, 0, **settings), probe, Run(count, kind.batch_size, quiet=True))
+        return train(kind(x, y, 0, **settings), probe, Run(count, kind.batch_size, precision=PRECISION, quiet=True))
 
     images = affordable_images(home, seconds, kind.batch_size, try_out, (6, 36))
     rival = kind(x, y, seed, **settings)
-    train(rival, y, Run(images, kind.batch_size, seed, label=f"training {kind.name}"), home)
+    train(rival, y, Run(images, kind.batch_size, seed, precision=PRECISION, label=f"training {kind.name}"), home)
     settle(rival, y)
     return answer(rival, queries), images
 
@@ -134,6 +135,5 @@ def translate(rival: Rival, images: np.ndarray) -> np.ndarray:
     parts = []
     for start in range(0, len(images), SETTLING_BATCH):
         batch = from_numpy(images[start : start + SETTLING_BATCH], device).contiguous(memory_format=rival.layout)
-        with autocast(device, pick_precision("auto", device)):
-            parts.append(to_uint8(rival.to_x(batch).float()).cpu())
+        parts.append(to_uint8(rival.to_x(batch)).cpu())
     return torch.cat(parts).numpy()
