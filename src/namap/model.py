@@ -151,6 +151,12 @@ class Model:
     ) -> None:
         """Make sure that `search` can begin.
 
+        Args:
+            solutions: of each query; as in `search`, and so are the others.
+            refine: iterations of Eq. 6.
+            temperature: factor on the noise of the starts.
+            tolerance: when a path ends.
+
         Raises:
             UsageError: not fitted yet, a number out of its bounds, or several solutions of a method that has one.
         """
