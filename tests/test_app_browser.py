@@ -183,9 +183,9 @@ def test_a_zip_in_the_batch_tab_becomes_a_zip_to_download(page, explorer, tmp_pa
         first = np.array(Image.open(io.BytesIO(archive.read("pen_07.png"))))
         assert "note.txt" in archive.read("skipped.jsonl").decode()
     assert len(names) == 20 * 6 + 1  # six solutions, as the first tab has them
-    found = explorer.models["vae"].translate(explorer.queries.subset(slice(7, 8)), 6, refine=50)
-    apart = np.abs(first.astype(float) - found.x[0, 0, 0])  # sums of a batch of another size round otherwise
-    assert apart.mean() < 0.1 and apart.max() <= 8
+    # All of them, as sums of a batch of another size round otherwise.
+    found = explorer.models["vae"].translate(explorer.queries.subset(slice(0, 20)), 6, refine=50)
+    np.testing.assert_allclose(first.astype(float), found.x[7, 0, 0], atol=1)
 
 
 def test_an_error_is_a_sentence_on_the_page(page, tmp_path):

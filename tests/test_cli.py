@@ -222,6 +222,12 @@ def test_dry_run_prints_a_configuration_that_config_reads(models, namap, tmp_pat
             "setting loss",
         ),
         (("fit", "--generator", "{m}", "--data", "embedded:handwriting/test", "--outdir", "o"), 2, "not a generator"),
+        (("fit", "--generator", "{g}", "--data", "embedded:handwriting/test", "--outdir", "{g}"), 2, "which is read"),
+        (
+            ("fit", "--generator", "{g}", "--data", "embedded:handwriting/test", "--outdir", "o", "--mapper-skip"),
+            2,
+            "--mapper-skip: with --set mapper=crn",
+        ),
         (("translate", "{g}", "embedded:handwriting/test", "--outdir", "o"), 2, "not a mapping"),
         (("translate", "{m}", "embedded:handwriting/test", "--outdir", "o", "--device", "cuda:9"), 2, "CUDA devices"),
         (("bench", "nothing"), 2, "checkout"),

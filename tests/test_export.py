@@ -157,6 +157,14 @@ class Odd(nn.Module):
         return self.net(z) if float(z.detach().sum()) > 1e9 else self.net(z) * 0.9
 
 
+def test_an_export_leaves_a_mapping_in_the_precision_of_its_fit(saved, tmp_path):
+    mapping = Mapping.from_pretrained(saved, precision="auto")
+    mapping.precision = {"fp32": "bf16", "bf16": "fp32"}[mapping.precision]  # of a fit that began on another machine
+    before = mapping.precision
+    export_mapping(mapping, tmp_path / "t.pt2", "mapper")
+    assert mapping.precision == before
+
+
 def test_what_cannot_be_exported_is_said_in_one_line(saved, monkeypatch, tmp_path):
     odd = AENAM(wrap_generator(Odd(), latent_dim=10, spatial=True), encoder_width=8)
     odd.build(3, 0)
