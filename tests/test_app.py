@@ -96,7 +96,10 @@ def test_the_nearest_image_of_an_image_of_x_is_itself(explorer):
 
 
 def test_every_model_is_compared(explorer, picture):
-    assert [v.model for v in views.compare(explorer, picture, QUICK)] == ["vae", "nam", "ae"]
+    found = [*views.compare(explorer, picture, QUICK)]
+    assert [(view.model, steps) for view, steps in found] == [(m, QUICK.refine) for m in ("vae", "nam", "ae")]
+    own = [view.settings.refine for view, _ in views.compare(explorer, picture, replace(QUICK, refine=None))]
+    assert own == [50, 200, 50], "each model as the page proposes for it"
 
 
 # ---- shared views -----------------------------------------------------------------------------------------------
@@ -345,6 +348,8 @@ def test_the_verb_says_what_is_wrong(monkeypatch, capsys, saved_models, address,
     assert code == 2 and "the same model twice" in text
     code, text = run(monkeypatch, capsys, place, "--port", address.rstrip("/").rpartition(":")[2])
     assert code == 2 and "cannot listen there" in text and text.count("\n") == 1
+    code, text = run(monkeypatch, capsys, place, "--host", "::1")
+    assert code == 2 and "--host ::1: is not served" in text and text.count("\n") == 1
     assert run(monkeypatch, capsys, place, "--data", tmp_path / "none")[0] == 3
     for module in ("namap.app.page", "namap.app.looks", "namap.app.server"):
         monkeypatch.delitem(sys.modules, module, raising=False)

@@ -4,12 +4,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from namap import checkpoint
 from namap.data import ImageDomain, load_domain
 from namap.errors import DataError, Interrupted, StorageError, UsageError
 from namap.evaluation import Classifier, obtain_classifier, train_classifier
+from namap.tensors import pick_precision
 
 SHADES = {"dark": 20, "light": 230}
 
@@ -100,6 +102,23 @@ def test_a_number_that_the_judge_never_saw_is_refused(tmp_path):
     assert judge.labels_of(folder(tmp_path / "y", "7", count=2)).tolist() == [7, 7]
     with pytest.raises(DataError, match="class 3 is none of the classifier's, which are 1, 7;"):
         judge.labels_of(folder(tmp_path / "z", "1", "3"))
+
+
+def test_a_judge_of_some_of_the_named_classes_knows_the_others_names(tmp_path):
+    some = folder(tmp_path / "x", "dark", "grey", "light")
+    some = some.subset(some.labels < 2)
+    settings = {"images": 200, "width": 4, "quiet": True}
+    judge = train_classifier(some, tmp_path / "judge", **settings)
+    again = Classifier.load(tmp_path / "judge")
+    assert (judge.classes, judge.names) == (again.classes, again.names) == (3, ("dark", "grey", "light"))
+    assert again.labels_of(folder(tmp_path / "y", "light")).max() == 2
+
+
+def test_a_judge_goes_on_in_the_precision_that_it_began_with(tmp_path):
+    x, settings = folder(tmp_path / "x", "dark", "light"), {"images": 200, "width": 4, "quiet": True}
+    other = "bf16" if pick_precision("auto", torch.device("cpu")) == "fp32" else "fp32"
+    train_classifier(x, tmp_path / "judge", precision=other, **settings)
+    assert train_classifier(x, tmp_path / "judge", **settings).precision == other
 
 
 def test_a_judge_of_other_images_is_refused(judge, place, tmp_path):

@@ -302,6 +302,10 @@ def test_kinds_are_drawn_a_row_each_before_a_fit_votes_on_them(namap, tmp_path):
     assert (code, "is there already" in err) == (2, True)
     code, _, err = namap(*asked[:4])
     assert (code, "go together" in err) == (2, True)
+    (tmp_path / "photos").mkdir()
+    inside = tmp_path / "photos" / "kinds.png"
+    code, _, err = namap("check-data", tmp_path / "photos", "--kinds", 4, "--sheet", inside)
+    assert (code, "--sheet" in err and "lies in the folder of the images" in err) == (2, True)
 
 
 def test_translate_never_writes_among_its_queries(models, pictures, namap):
@@ -372,6 +376,13 @@ def test_evaluate_trains_its_judge_and_keeps_it(models, namap, tmp_path):
     assert code == 2 and "another data" in err, "a judge of other images is not taken for one of these"
     code, _, err = namap(*evaluate, "--classifier-images", 640)
     assert code == 2 and "--classifier-images: of a training" in err
+    evaluate = ("evaluate", models / "m", "embedded:handwriting/test", "--classifier", tmp_path / "d")
+    for name in ("dark", "light"):
+        (tmp_path / "x" / name).mkdir(parents=True)
+        Image.new("L", (32, 32)).save(tmp_path / "x" / name / "1.png")
+    code, _, err = namap(*evaluate, *short, tmp_path / "x")
+    assert code == 3 and "classes of the classifier have names" in err
+    assert not (tmp_path / "d").exists(), "said before it is trained"
 
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="no bash")

@@ -136,6 +136,18 @@ def folder(path: Path, count: int = 20) -> Path:
     return path
 
 
+def test_hidden_files_are_no_pictures(tmp_path):
+    pictures = folder(tmp_path / "y", 3)
+    (pictures / "._00.png").write_bytes(b"what a Mac leaves beside a file")
+    for name in (".ipynb_checkpoints", "__MACOSX"):
+        folder(pictures / name, 2)
+    assert load_domain(pictures).names == ["00", "01", "02"]
+    (batch,) = open_queries(pictures, 16, 1).read(8, never)
+    assert batch.names == ["00", "01", "02"]
+    with pytest.raises(DataError, match="'': names no images"):
+        load_domain("")
+
+
 def test_a_folder_skips_and_lists_what_it_cannot_read(tmp_path):
     pictures = folder(tmp_path / "y")
     (pictures / "05.png").write_bytes(b"")
@@ -230,6 +242,13 @@ def test_names_are_unique_whatever_the_file_system(names):
     assert not any("/" in n for n in found)
 
 
+def test_a_name_does_not_move_up_when_another_file_goes():
+    files = ["a/b/c.png", "a/b_c.png", "a_b/c.png", "d.png"]
+    before = dict(zip(files, unique_names(files), strict=True))
+    assert [before[f] for f in files[1:]] == unique_names(files[1:])
+    assert len({*before.values()}) == 4
+
+
 def test_names_fit_a_file_system_however_long_the_paths_are():
     long = "年" * 80
     files = ["a/b.png", f"{long}.jpg", f"{long}.png", f"{long}一.png", f"{long}/{long}.png", f"{'x' * 200}.png"]
@@ -276,6 +295,18 @@ def test_torchvision_offline_is_one_clear_line(monkeypatch, tmp_path):
         load_domain("torchvision:svhn/test")
     with pytest.raises(DataError, match="use torchvision:NAME"):
         load_domain("torchvision:mnist")
+
+
+@pytest.mark.parametrize("content", [b"", b"\0\0\x08\x01\0\0\0\x0a1234"])
+def test_a_torchvision_set_that_was_left_short_is_to_be_deleted(monkeypatch, tmp_path, content):
+    monkeypatch.setattr(Path, "home", lambda: tmp_path)
+    raw = tmp_path / ".cache" / "namap" / "torchvision" / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for kind in ("images-idx3", "labels-idx1"):
+        for part in ("train", "t10k"):
+            (raw / f"{part}-{kind}-ubyte").write_bytes(content)
+    with pytest.raises(DataError, match=r"the copy in .*torchvision is damaged \(.*\); delete it"):
+        load_domain("torchvision:mnist/test")
 
 
 def test_embedded_sets():

@@ -33,6 +33,14 @@ def test_a_short_demo_writes_a_self_contained_report_and_resumes(tmp_path, monke
     again = demo.run_demo(tmp_path, [0, 1], quiet=True)
     assert again["kept"] == summary["kept"]
     assert again["seeds"]["0"]["confusion"] == summary["seeds"]["0"]["confusion"]
+    (tmp_path / "seed1" / "notes.txt").write_text("years of work")
+    (tmp_path / "seed1-notes.txt").write_text("years of work")
+    demo.clear_demo(tmp_path)
+    assert {str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*")} == {
+        ".lock", "seed1", "seed1/notes.txt", "seed1-notes.txt",
+    }  # fmt: skip
+    with pytest.raises(UsageError, match="does not look like a demo of namap"):
+        demo.clear_demo(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["metrics.json", "report.html", "analogies.png"])

@@ -12,8 +12,9 @@ from namap.errors import DataError, Interrupted, UsageError
 from namap.fitting import SAMPLES_OF_G
 from namap.kinds import balance, cast_votes, find_kinds, tell_kinds
 from namap.mapping import AENAM, NAM, VAENAM
-from namap.runs import clear
-from namap.voting import PARTS, read_whole_log
+from namap.pictures import write_pngs
+from namap.runs import OUTCOME, PARTS, clear
+from namap.voting import read_whole_log
 
 SMALL = {"images": 640, "batch_size": 32, "encoder_width": 8, "filters": 4, "precision": "fp32"}
 
@@ -222,6 +223,27 @@ def test_any_seed_of_a_fit_is_one_of_its_clustering(typeset):
 def test_what_a_vote_leaves_is_cleared_with_its_run(tmp_path):
     for part in PARTS:
         (tmp_path / part / "checkpoints").mkdir(parents=True)
+        (tmp_path / part / OUTCOME).mkdir()
+        for name in (".lock", "run.json", "metrics.jsonl"):
+            (tmp_path / part / name).write_text("{}")
     (tmp_path / "run.json").write_text("{}")
     clear(tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == []
+
+
+def test_what_no_run_left_is_not_cleared_with_one(tmp_path):
+    home, elsewhere = tmp_path / "fit", tmp_path / "before"
+    for run in (home, home / "seed1", elsewhere):
+        run.mkdir()
+        (run / "run.json").write_text("{}")
+    (home / "kinds").mkdir()
+    write_pngs(home / "kinds", ["query.png"], np.zeros((1, 1, 8, 8), np.uint8))  # the data of the fit
+    Image.new("L", (8, 8)).save(home / "samples.png")
+    for name in ("report.html", "matches.csv", "seed1-notes.txt", "metrics.jsonl"):
+        (home / name).write_text("years of work")
+    (home / PARTS[0]).symlink_to(elsewhere)
+    clear(home)
+    left = {PARTS[0], "kinds", "samples.png", "seed1", "report.html", "matches.csv", "seed1-notes.txt"}
+    assert {p.name for p in home.iterdir()} == left
+    assert all(place.exists() for place in (home / "kinds" / "query.png", home / "seed1" / "run.json"))
+    assert (elsewhere / "run.json").exists()

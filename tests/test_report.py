@@ -7,13 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from namap import cli
 from namap.codes import QueryTable
 from namap.data import ImageDomain, load_domain
 from namap.errors import DataError, UsageError
 from namap.evaluation import train_classifier
-from namap.generators import FaceSimulator, train_generator
+from namap.generators import FaceSimulator, load_generator, train_generator
 from namap.generators.families import dcgan
 from namap.mapping import AENAM, NAM, VAENAM, WAENAM
 from namap.report import charts, report_runs
@@ -125,6 +126,35 @@ def test_labels_bring_a_confusion_matrix(work):
         page(work / "vae", data=f"{work}/y.npz:x", classifier=work / "vae" / "classifier")
 
 
+def test_a_judge_that_nobody_named_and_that_knows_other_classes_is_left_out(work, tmp_path, capsys):
+    for name in ("dark", "light"):
+        (tmp_path / "y" / name).mkdir(parents=True)
+        for i in range(5):
+            Image.new("L", (32, 32), 200).save(tmp_path / "y" / name / f"{i}.png")
+    shutil.copytree(work / "vae", tmp_path / "vae", ignore=shutil.ignore_patterns("classifier"))
+    train_classifier(load_domain(TEST), tmp_path / "vae" / "classifier", images=64, width=4, quiet=True)
+    options = {"data": str(tmp_path / "y"), "queries": 10, "generator": str(work / "g")}
+    html, _ = page(tmp_path / "vae", **options)
+    assert "Labels kept" not in titles(html)
+    assert "vae/classifier: does not judge these queries (" in capsys.readouterr().err
+    with pytest.raises(DataError, match="classes of the queries have names"):
+        page(tmp_path / "vae", **options, classifier=tmp_path / "vae" / "classifier")
+
+
+def test_other_pictures_where_those_of_the_fit_lay_are_told(work, tmp_path, monkeypatch, capsys):
+    for place, level in (("a", 10), ("b", 200)):
+        (tmp_path / place / "y").mkdir(parents=True)
+        for i in range(8):
+            Image.new("L", (32, 32), level + i).save(tmp_path / place / "y" / f"{i}.png")
+    monkeypatch.chdir(tmp_path / "a")
+    VAENAM(load_generator(work / "g"), **SMALL).fit("y", tmp_path / "run", quiet=True)
+    page(tmp_path / "run", queries=4)
+    assert "other pictures" not in capsys.readouterr().err
+    monkeypatch.chdir(tmp_path / "b")
+    page(tmp_path / "run", queries=4)
+    assert "run: was fitted to other pictures than are in y now; --data SRC says" in capsys.readouterr().err
+
+
 def test_generators_have_a_report_of_their_own(work):
     html, _ = page(work / "g", data="embedded:typeset/test")
     assert titles(html) == ["The generator", "Nearest training images", "Training", "Settings", "Timings and versions"]
@@ -134,6 +164,9 @@ def test_generators_have_a_report_of_their_own(work):
     assert result["runs"]
     with pytest.raises(UsageError, match="mappings, or generators"):
         page(work / "g", work / "vae")
+    for option in ({"queries": 10}, {"classifier": work}):
+        with pytest.raises(UsageError, match="are of mappings"):
+            page(work / "g", **option)
 
 
 def test_the_verb_prints_json_and_escapes_names(work, monkeypatch, capsys):

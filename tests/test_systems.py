@@ -64,6 +64,11 @@ def test_the_gram_loss_takes_any_feature_network(generator, handwriting):
     assert np.isfinite(found.losses).all()
 
 
+def test_weights_of_vgg_may_be_named_by_a_string(tmp_path):
+    with pytest.raises(UsageError, match=r"vgg\.safetensors"):
+        VGGFeatures(str(tmp_path / "vgg.safetensors"))
+
+
 def test_vgg_levels_follow_the_image_size():
     small, large = (VAENAM(FaceSimulator(size), loss="perceptual").recipe for size in (32, 64))
     assert (small.blocks, large.blocks) == (3, 4)
@@ -303,6 +308,8 @@ def test_exploration_walks_from_the_first_solution(generator, handwriting, kind)
     assert len(found.rows()) == 5
     more = explore(mapping, one_query(handwriting, 3), solutions=4, directions=9).directions
     assert len(more) == (6 if kind is VAENAM else 3) and (more[:, 4] - more[:, 2]).abs().flatten(1).mean(1).min() > 1e-4
+    none = explore(mapping, one_query(handwriting, 3), solutions=4, directions=0)
+    assert none.directions.shape == (0, 5, 1, 32, 32) and len(none.rows()) == 2
     with pytest.raises(UsageError, match="-1 directions"):
         explore(mapping, one_query(handwriting, 3), directions=-1)
     with pytest.raises(UsageError, match="query 200"):

@@ -204,7 +204,9 @@ def evaluate(
         Path | None,
         typer.Option(help="Directory of a classifier of X; made here with --train-classifier-on."),
     ] = None,
-    train_classifier_on: Annotated[str | None, typer.Option(metavar="SRC", help="Labelled images of X.")] = None,
+    train_classifier_on: Annotated[
+        str | None, typer.Option(metavar="SRC", help="Labelled images of X, at the size of G's.")
+    ] = None,
     classifier_images: Annotated[
         int | None,
         typer.Option(min=1, help="That the classifier sees. Default: 100 passes, 24,000 to 240,000 images."),
@@ -223,8 +225,11 @@ def evaluate(
     debug: Debug = False,
 ) -> None:
     """Share of queries whose analogy keeps their label, judged by a classifier of X."""
+    import numpy as np
+
     from .data import load_domain
     from .evaluation import evaluate_kept, obtain_classifier
+    from .evaluation.classifier import known_labels
     from .mapping import Mapping
 
     mapping = Mapping.from_pretrained(
@@ -239,9 +244,15 @@ def evaluate(
     queries = load_domain(src, mapping.image_size, mapping.channels, quiet)
     if queries.labels is None:
         raise DataError(f"{src}: the queries have no labels; evaluation compares with them")
-    x = None if train_classifier_on is None else load_domain(train_classifier_on, quiet=quiet)
-    if classifier_images and x is None:
+    if classifier_images and train_classifier_on is None:
         raise UsageError("--classifier-images: of a training; say --train-classifier-on, too")
+    mapping.check_search(solutions, refine)
+    x = None
+    if train_classifier_on is not None:
+        shape = mapping.generator.image_size, mapping.generator.channels
+        x = load_domain(train_classifier_on, *shape, quiet)  # as G draws them
+        if x.labels is not None:
+            known_labels(queries, x.classes, np.unique(x.labels).tolist())  # refused, if at all, before any training
     how = {"images": classifier_images, "device": device, "precision": precision, "quiet": quiet}
     judge = obtain_classifier(classifier, x, **how)
     result = evaluate_kept(mapping, queries, judge, solutions=solutions, refine=refine, seed=seed, quiet=quiet)
@@ -261,12 +272,10 @@ def demo(
     debug: Debug = False,
 ) -> None:
     """Handwritten digits to typeset ones: train, fit, translate, judge, report. No network, a few minutes."""
-    from .demo import run_demo
-    from .runs import clear, hold
+    from .demo import clear_demo, run_demo
 
     if overwrite and outdir.exists():
-        with hold(outdir):
-            clear(outdir)
+        clear_demo(outdir)
     summary = run_demo(outdir, parse_seeds(seeds), extra_fonts or [], device, precision, quiet)
     say(
         summary,

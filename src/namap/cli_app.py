@@ -50,7 +50,7 @@ def serve(
         explorer = open_explorer(models, data, x, generator, **options)
         page = build_page(explorer)
         url = start(page, host, port, CSS)
-        if host not in ("127.0.0.1", "localhost", "::1"):
+        if host not in ("127.0.0.1", "localhost"):
             warn(f"--host {host}: everyone who reaches this machine can use the page; it asks for no password")
         typer.echo(f"explorer at {url} (Ctrl-C ends it)")
         try:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .console import say
+from .console import keep_apart, say
 from .errors import DataError, UsageError, one_line
 from .options import AsJson, Debug, Quiet
 
@@ -32,6 +32,8 @@ def check_data(
     from .data.inspection import inspect_domain
 
     check_sheet(kinds, sheet)
+    if sheet is not None:
+        keep_apart(sheet.parent, src, option="--sheet")
     try:
         domain = load_domain(src, size, quiet=quiet, tell=False)
     except DataError as error:

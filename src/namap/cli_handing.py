@@ -63,6 +63,7 @@ def push(
         raise UsageError(f"{repo_id}: not a repository of the hub; write owner/name")
     if card_only is not None:
         claim_card(card_only)
+        keep_apart(card_only, data, option="--card-only")
     mapping = Mapping.from_pretrained(
         model, generator, trust_pickle, vgg_weights=vgg_weights, vgg_input=vgg_input, device=device, precision=precision
     )
@@ -127,13 +128,14 @@ def distil(
     """Train an encoder on the codes that a NAM found for its queries (--data of its fit): an AE-NAM, of one pass."""
     from .distilling import distil as train
     from .mapping import Mapping
+    from .runs import precision_of
 
     keep_apart(outdir, data)
     keep_model(outdir, model)
     settings = read_settings(None, set_ or [], images=images, seed=seed)
-    mapping = Mapping.from_pretrained(
-        model, generator, trust_pickle, vgg_weights=vgg_weights, vgg_input=vgg_input, device=device, precision=precision
-    )
+    options = {"vgg_weights": vgg_weights, "vgg_input": vgg_input, "device": device}
+    options["precision"] = precision_of(outdir, precision, overwrite)
+    mapping = Mapping.from_pretrained(model, generator, trust_pickle, **options)
     _, losses = train(mapping, data, outdir, quiet, overwrite, **settings)
     say(
         {"model": str(outdir), "losses": losses},

@@ -115,11 +115,13 @@ def train_mapper(
     """Train a strong T on the pairs (G(z_y), y) of a mapping, with VGG features where --vgg-weights are given."""
     from .mapping import Mapping
     from .networks import VGGFeatures
+    from .runs import precision_of
     from .strong import train_mapper as train
 
     keep_apart(outdir, data)
     keep_model(outdir, model)
-    options = {"vgg_weights": vgg_weights, "vgg_input": vgg_input, "device": device, "precision": precision}
+    options = {"vgg_weights": vgg_weights, "vgg_input": vgg_input, "device": device}
+    options["precision"] = precision_of(outdir, precision, overwrite)
     mapping = Mapping.from_pretrained(model, generator, trust_pickle, **options)
     features = None if vgg_weights is None else VGGFeatures(vgg_weights, 3, vgg_input)
     settings = read_settings(None, set_ or [], images=images, filters=filters, skip=mapper_skip, seed=seed)

@@ -44,7 +44,7 @@ def read_settings(config: Path | None, pairs: list[str], **flags: Any) -> dict[s
     return {**settings, **{k: v for k, v in flags.items() if v is not None}}
 
 
-def keep_apart(outdir: str | Path, *sources: str | None) -> None:
+def keep_apart(outdir: str | Path, *sources: str | None, option: str = "--outdir") -> None:
     """Refuse to write among the images of a source; what is no path, such as `embedded:NAME/SPLIT`, has no place.
 
     Raises:
@@ -56,7 +56,7 @@ def keep_apart(outdir: str | Path, *sources: str | None) -> None:
             images = Path(source).resolve()
             picture = images.is_file() and images.suffix.lower() != ".npz"
             if (images.is_dir() and place.is_relative_to(images)) or (picture and place == images.parent):
-                raise UsageError(f"--outdir {outdir}: lies in the folder of the images; choose another")
+                raise UsageError(f"{option} {outdir}: lies in the folder of the images; choose another")
 
 
 def keep_model(outdir: str | Path, *models: str | Path | None) -> None:

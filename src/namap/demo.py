@@ -16,6 +16,7 @@ from .data import ImageDomain, load_domain
 from .data.embedded import typeset
 from .errors import DataError, UsageError
 from .evaluation import Kept, evaluate_kept, obtain_classifier
+from .files import remove
 from .generators import train_generator
 from .generators.families import dcgan
 from .mapping import VAENAM, Mapping
@@ -30,7 +31,7 @@ from .report import (
     version_rows,
     write_page,
 )
-from .runs import differences, read_log
+from .runs import differences, hold, read_log, remove_emptied, remove_run
 from .tensors import pick_device, pick_precision
 from .voting import read_whole_log
 
@@ -96,6 +97,26 @@ def run_demo(
     _write_page(outdir, summary, runs[seeds[0]], seeds[0], queries)
     write_json(outdir / "metrics.json", summary)
     return summary
+
+
+def clear_demo(outdir: Path) -> None:
+    """Delete an earlier demo, and only what a demo leaves.
+
+    Raises:
+        UsageError: what is there is no demo of namap.
+        StorageError: another process holds the directory.
+    """
+    with hold(outdir):
+        seeds = [record.parent for record in outdir.glob("seed*/seconds.json") if not record.parent.is_symlink()]
+        if not seeds and any(path.name != ".lock" for path in outdir.iterdir()):
+            raise UsageError(f"--overwrite: {outdir} does not look like a demo of namap; delete it yourself")
+        for path in (outdir / name for name in WRITTEN if seeds and (outdir / name).exists()):
+            remove(path)
+        for seed in seeds:
+            for stage in TRAINED:
+                remove_run(seed / stage)
+            remove(seed / "seconds.json")
+            remove_emptied(seed)
 
 
 def _known(font: Path) -> str:

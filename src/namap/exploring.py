@@ -111,7 +111,7 @@ def explore(
     lines = centre + steps[None, :, None] * axes[:, None]
     near = None if features is None else place(freeze(features), mapping.device)
     distances = _distances(picture(mapping, codes), near)
-    a, b = max(combinations(range(solutions), 2), key=lambda pair: distances[pair])
+    a, b = divmod(int(distances.argmax()), solutions)
     shares = torch.linspace(0, 1, solutions + 1, device=codes.device)[:, None]
     segment = (1 - shares) * codes[a] + shares * codes[b]
     upper = torch.triu_indices(solutions, solutions, 1)
@@ -160,8 +160,11 @@ def spread_directions(
 
 def picture(mapping: Mapping, codes: Codes) -> Images:
     """The analogies of codes, `[n c h w]` in [-1, 1]."""
+    generator = mapping.generator
+    if not len(codes):  # of no direction
+        return torch.empty(0, generator.channels, generator.image_size, generator.image_size, device=codes.device)
     with autocast(mapping.device, mapping.precision):
-        return mapping.generator.picture(codes).float()
+        return generator.picture(codes).float()
 
 
 def losses_of(mapping: Mapping, y: Float[Tensor, "1 c h w"], codes: Float[Tensor, "n d"]) -> Float[Tensor, "n"]:
@@ -173,11 +176,11 @@ def losses_of(mapping: Mapping, y: Float[Tensor, "1 c h w"], codes: Float[Tensor
 
 def _distances(images: Images, features: nn.Module | None) -> Float[Tensor, "k k"]:
     """Distance of every pair: NAM's Eq. 4 between pictures, or their mean absolute difference."""
-    compare = Reconstruction(l1, features)
-    seen = [compare.targets(image[None]) for image in images]
+    loss = Reconstruction(l1, features)
+    seen = [loss.targets(image[None]) for image in images]
     found = torch.zeros(len(images), len(images), device=images.device)
     for i, j in combinations(range(len(images)), 2):
-        found[i, j] = found[j, i] = compare(images[i : i + 1], images[j : j + 1], seen[j])[0]
+        found[i, j] = found[j, i] = loss.compare(images[i : i + 1], images[j : j + 1], seen[i], seen[j])[0]
     return found
 
 

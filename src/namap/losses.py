@@ -151,9 +151,13 @@ class Reconstruction(nn.Module):
 
     def forward(self, t: XImages, y: Images, targets: Sequence[Tensor] | None = None) -> PerSample:
         """The loss of each image; `targets` saves computing phi(y) again."""
+        return self.compare(t, y, self.describe(t), self.targets(y) if targets is None else targets)
+
+    def compare(self, t: XImages, y: Images, of_t: Sequence[Tensor], of_y: Sequence[Tensor]) -> PerSample:
+        """The loss of each image whose descriptions, and those of its query, are known."""
         with torch.autocast(y.device.type, enabled=False):  # variances and ridge systems need fp32
             loss = self.pixel(t, y)
-        for ours, theirs in zip(self.describe(t), self.targets(y) if targets is None else targets, strict=True):
+        for ours, theirs in zip(of_t, of_y, strict=True):
             loss = loss + _MeanDistance.apply(ours, theirs)
         return loss
 

@@ -16,14 +16,13 @@ from torch import Tensor
 from . import checkpoint, processes
 from .errors import StorageError, UsageError
 from .files import remove, storage_errors, sweep
+from .pictures import is_signed
 
-OURS = (  # a run replaces these
-    "checkpoints", "final", "metrics.jsonl", "tensorboard", "samples.png", "kinds.png", "metrics.json",
-)  # fmt: skip
-LEFT_BY_RUNS = (
-    *OURS, "run.json", "skipped.jsonl", "report.html", "analogies.png", "seed[0-9]*", "matches.csv", "analogies.npz",
-    "before-the-vote", "kinds",
-)  # fmt: skip
+PICTURES = ("samples.png", "kinds.png")
+OURS = ("checkpoints", "final", "metrics.jsonl", "tensorboard", *PICTURES, "metrics.json")  # a run replaces these
+LEFT_BY_RUNS = (*OURS, "skipped.jsonl", "run.json")  # the record last: what is cut short is still a run
+PARTS = ("before-the-vote", "kinds")  # runs within that of a fit with a vote
+OUTCOME = "outcome"  # in the last of them, until the fit ends
 REMEDY = "use --overwrite or another --outdir"
 NAMED = 6  # differences of two runs, at most
 PLACED = {"step", "images", "seconds"}  # of every line of the log
@@ -106,11 +105,29 @@ def clear(outdir: Path) -> None:
     Raises:
         UsageError: what is there is no run of namap.
     """
-    ours = (outdir / "run.json").is_file() or any(outdir.glob("seed*/seconds.json"))
-    if not ours and any(path.name != ".lock" for path in outdir.iterdir()):
+    if not (outdir / "run.json").is_file() and any(path.name != ".lock" for path in outdir.iterdir()):
         raise UsageError(f"--overwrite: {outdir} does not look like a run of namap; delete it yourself")
-    for path in [p for pattern in LEFT_BY_RUNS for p in outdir.glob(pattern)]:
-        remove(path)
+    for part in (outdir / name for name in PARTS):
+        remove_run(part)
+    for path in (outdir / name for name in LEFT_BY_RUNS):
+        there = path.exists() or path.is_symlink()
+        if there and (path.name not in PICTURES or path.is_symlink() or is_signed(path)):
+            remove(path)
+
+
+def remove_run(home: Path) -> None:
+    """Delete a run within another one, if there is one, and its directory where nothing else is in it."""
+    if (home / "run.json").is_file() and not home.is_symlink():
+        if (home / OUTCOME).is_dir():
+            remove(home / OUTCOME)
+        clear(home)
+        remove_emptied(home)
+
+
+def remove_emptied(home: Path) -> None:
+    """Delete the directory of a run that has been cleared, unless something else is in it."""
+    if all(path.name == ".lock" for path in home.iterdir()):
+        remove(home)
 
 
 def claim(outdir: Path, wanted: dict[str, Any], remedy: str = REMEDY) -> bool:

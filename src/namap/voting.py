@@ -28,14 +28,12 @@ from .kinds import (
 )
 from .pictures import write_picture
 from .recipes import Recipe
-from .runs import Row, read_log
+from .runs import OUTCOME, PARTS, Row, read_log
 from .solving import scored_at_once
 from .tensors import autocast, from_numpy, inference, pick_device, place, to_uint8
 from .training import Run, train
 
 KINDS_SHEET = "kinds.png"  # in the directory of a fit: what was voted on
-PARTS = ("before-the-vote", "kinds")  # directories within that of a fit
-OUTCOME = "outcome"  # directory within the second
 
 
 def load_x(

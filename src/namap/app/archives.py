@@ -12,7 +12,7 @@ import numpy as np
 
 from ..analogies import file_names
 from ..data import UnreadableImage, read_image
-from ..data.folders import unique_names
+from ..data.folders import is_hidden, unique_names
 from ..errors import DataError
 from ..mapping import Mapping
 from ..pictures import encode_png
@@ -32,7 +32,8 @@ def read_archive(path: str | Path) -> list[tuple[str, bytes]]:
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            entries = sorted((e for e in archive.infolist() if not e.is_dir()), key=lambda e: e.filename)
+            entries = [e for e in archive.infolist() if not (e.is_dir() or is_hidden(e.filename))]
+            entries.sort(key=lambda e: e.filename)
             _check_entries(entries)
             files, left = [], MAX_UNPACKED
             for entry in entries:

@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -202,14 +203,18 @@ def _keeping(explorer: Explorer, asking: Asking, look: Look) -> None:
 
 def _comparing(explorer: Explorer, asking: Asking) -> None:
     """The same query in every model."""
+    proposed = {views.default_refine(mapping) for mapping in explorer.models.values()}
 
     @spoken
     def compare(file: str | None, *values: float) -> Iterator[list]:
         shown = []
-        for view in views.compare(explorer, file, _settings(*values)):
+        settings = _settings(*values)
+        if settings.refine in proposed:  # nobody has asked for another number
+            settings = replace(settings, refine=None)
+        for view, steps in views.compare(explorer, file, settings):
             tiles = views.decode(explorer, view.model, view.query, view.codes[view.chosen][None])
             method = explorer.model(view.model).method
-            caption = f"{view.model} ({method}): loss {tiles.losses[0]:.3f}"
+            caption = f"{view.model} ({method}, {steps} iterations): loss {tiles.losses[0]:.3f}"
             shown += [(view.query, "query"), (tiles.x[0], caption), (tiles.t[0], "reconstruction")]
             yield [(png_file(image), text) for image, text in shown]
 

@@ -181,8 +181,10 @@ def start(page: gr.Blocks, host: str, port: int, css: str = "") -> str:
         css: of the page.
 
     Raises:
-        UsageError: the port is taken, or the host is not one of this machine.
+        UsageError: the port is taken, or the host is not one of this machine, or an address of IPv6.
     """
+    if ":" in host:  # Gradio cannot
+        raise UsageError(f"--host {host}: is not served; use 127.0.0.1 for this machine, 0.0.0.0 for every other")
     page.queue(default_concurrency_limit=4, max_size=256)
     try:
         _, url, _ = page.launch(

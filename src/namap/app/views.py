@@ -305,11 +305,16 @@ def strip(explorer: Explorer, view: View) -> Tiles | None:
     return decode(explorer, view.model, view.query, (1 - shares) * a + shares * b)
 
 
-def compare(explorer: Explorer, file, settings: Settings) -> Iterator[View]:
-    """The solutions of one query in every model."""
+def compare(explorer: Explorer, file, settings: Settings) -> Iterator[tuple[View, int]]:
+    """The solutions of one query in every model, and how many iterations of Eq. 6 they had.
+
+    `settings.refine` None: as many as are proposed for each model.
+    """
     for name, mapping in explorer.models.items():
         query = read_query(mapping, file)
-        yield from (v for v, done, steps in solve(explorer, name, query, settings) if done == steps)
+        refine = default_refine(mapping) if settings.refine is None else settings.refine
+        found = solve(explorer, name, query, replace(settings, refine=refine))
+        yield from ((view, steps) for view, done, steps in found if done == steps)
 
 
 # ---- neighbours ---------------------------------------------------------------------------------------------

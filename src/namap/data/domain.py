@@ -243,6 +243,8 @@ def _load_source(text: str, size: int | None, channels: int | None, quiet: bool)
     """The images of a path, or of one of the schemes."""
     if is_stream(text):
         raise UsageError(f"{text}: is read as a stream, which fit (ae, vae, wae) and `namap translate` take")
+    if not text:
+        raise DataError("'': names no images; give a folder of them (`.` is this one)")
     scheme, _, rest = text.partition(":")
     if scheme == "torchvision":
         return _load_torchvision(text, rest).resized(size, channels)
@@ -361,7 +363,9 @@ def _load_torchvision(text: str, rest: str) -> ImageDomain:
     root = Path.home() / ".cache" / "namap" / "torchvision"
     try:
         dataset = known[name](str(root), split)
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, ValueError, AssertionError, EOFError) as error:
+        if root.is_dir() and not isinstance(error, OSError):  # torchvision takes what is there for whole
+            raise DataError(f"{text}: the copy in {root} is damaged ({error}); delete it") from None
         raise DataError(f"{text}: cannot be downloaded to {root} ({error}); is this machine offline?") from None
     images = np.asarray(dataset.data)  # pyright: ignore[reportAttributeAccessIssue]
     labels = np.asarray(getattr(dataset, "targets", getattr(dataset, "labels", None)), dtype=np.int64)

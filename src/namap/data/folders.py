@@ -33,6 +33,8 @@ def list_pictures(folder: Path) -> list[str]:
 def list_files(folder: Path, suffixes: Set[str]) -> list[str]:
     """Files with one of these suffixes in a folder and below, through links, as paths within it, in order.
 
+    Hidden ones, and what a Mac leaves beside its files (`._NAME`, `__MACOSX`), are nobody's pictures.
+
     Raises:
         DataError: a folder cannot be read.
     """
@@ -47,6 +49,8 @@ def list_files(folder: Path, suffixes: Set[str]) -> list[str]:
                 continue
             with os.scandir(folder / within) as entries:
                 for entry in entries:
+                    if is_hidden(entry.name):
+                        continue
                     path = f"{within}/{entry.name}" if within else entry.name
                     kind = _kind(entry)
                     if kind == "folder":
@@ -57,6 +61,15 @@ def list_files(folder: Path, suffixes: Set[str]) -> list[str]:
             problem = f"cannot be read ({error.strerror or error})"
             raise DataError(f"{error.filename or folder}: {problem}; allow it, or move it elsewhere") from None
     return sorted(found, key=lambda path: path.replace("/", "\0"))  # part by part, as paths are ordered
+
+
+def is_hidden(path: str) -> bool:
+    """Whether a file is none that its owner sees, or lies in such a folder.
+
+    >>> [is_hidden(path) for path in ("a/b.png", "a/._b.png", ".trash/b.png", "__MACOSX/b.png", "../b.png")]
+    [False, True, True, True, False]
+    """
+    return any(part == "__MACOSX" or (part[:1] == "." and part not in (".", "..")) for part in path.split("/"))
 
 
 def _kind(entry: os.DirEntry[str]) -> str:
@@ -70,9 +83,10 @@ def _kind(entry: os.DirEntry[str]) -> str:
 
 
 def unique_names(files: list[str]) -> list[str]:
-    """Stems, nested folders joined with `_`; whatever would collide keeps more of its path, then gets a number.
+    """Stems, nested folders joined with `_`; whatever would collide keeps its suffix, then gets a hash of its path.
 
-    What is too long for a file system is cut, and gets a hash of the whole.
+    No name follows from an order: where a file goes, the others keep theirs. What is too long for a file system is cut,
+    and gets a hash of the whole.
 
     >>> unique_names(["a.jpg", "a.png", "b/c.png"])
     ['a_jpg', 'a_png', 'b_c']
@@ -84,12 +98,12 @@ def unique_names(files: list[str]) -> list[str]:
         full.append(_cut(f"{stem}_{path.suffix[1:].lower()}"))
     count = Counter(s.casefold() for s in stems)
     chosen = [s if count[s.casefold()] == 1 else f for s, f in zip(stems, full, strict=True)]
-    taken: set[str] = {c.casefold() for c, n in zip(chosen, stems, strict=True) if c == n}
-    names = []
-    for name, stem in zip(chosen, stems, strict=True):
-        unique, suffix = name, 2
-        while name != stem and unique.casefold() in taken:
-            unique, suffix = f"{name}_{suffix}", suffix + 1
+    count = Counter(c.casefold() for c in chosen)
+    taken, names = set(count), []
+    for path, name, stem in zip(files, chosen, stems, strict=True):
+        unique, tries = name, 0
+        while name != stem and count[name.casefold()] > 1 and unique.casefold() in taken:
+            unique, tries = f"{name}_{_hash(path + '/' * tries)[:8]}", tries + 1
         taken.add(unique.casefold())
         names.append(unique)
     return names
@@ -100,4 +114,8 @@ def _cut(name: str) -> str:
     content = name.encode(errors="surrogatepass")
     if len(content) <= LONGEST:
         return name
-    return f"{content[: LONGEST - 9].decode(errors='ignore')}_{sha256(content).hexdigest()[:8]}"
+    return f"{content[: LONGEST - 9].decode(errors='ignore')}_{_hash(name)[:8]}"
+
+
+def _hash(name: str) -> str:
+    return sha256(name.encode(errors="surrogatepass")).hexdigest()

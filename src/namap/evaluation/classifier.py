@@ -1,6 +1,7 @@
 """The judge: a Network-in-Network classifier trained on real images of X only."""
 
 import reprlib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from ..data import ImageDomain
 from ..errors import DataError, StorageError, UsageError
 from ..generators import freeze
 from ..networks import NIN
-from ..runs import occupied
+from ..runs import occupied, precision_of
 from ..tensors import autocast, from_numpy, pick_device, pick_precision, place
 from ..training import Run, identity, train
 
@@ -75,27 +76,7 @@ class Classifier:
         Raises:
             DataError: queries without labels, of a class that is not known here, or named where these are numbered.
         """
-        if queries.labels is None:
-            raise DataError(f"{queries.source}: has no labels; evaluation needs them")
-        if bool(queries.classes) != bool(self.names):
-            named, numbered = ("queries", "classifier") if queries.classes else ("classifier", "queries")
-            raise DataError(
-                f"{queries.source}: classes of the {named} have names, of the {numbered} numbers; rename them"
-            )
-        if not self.names:
-            numbers = self.numbers or range(self.classes)
-            unknown = np.setdiff1d(queries.labels, numbers)
-            if len(unknown):
-                known = reprlib.repr(list(numbers)).strip("[]")
-                raise DataError(
-                    f"{queries.source}: class {unknown[0]} is none of the classifier's, which are {known}; leave it out"
-                )
-            return queries.labels
-        missing = [name for name in queries.classes if name not in self.names]
-        if missing:
-            known = ", ".join(self.names)
-            raise DataError(f"{queries.source}: class {missing[0]} is none of the classifier's, which are {known}")
-        return np.array([self.names.index(name) for name in queries.classes])[queries.labels]
+        return known_labels(queries, self.names, self.numbers or range(self.classes))
 
     def save(self, path: Path) -> None:
         """Save to a directory, atomically."""
@@ -146,6 +127,32 @@ class Classifier:
         return cls(network, size, channels, classes, width, accuracy, tuple(names), tuple(numbers), precision)
 
 
+def known_labels(queries: ImageDomain, names: Sequence[str], numbers: Sequence[int]) -> Int[np.ndarray, " n"]:
+    """The class of each query among those of a classifier, which have `names`, or `numbers`.
+
+    Raises:
+        DataError: as `Classifier.labels_of`.
+    """
+    if queries.labels is None:
+        raise DataError(f"{queries.source}: has no labels; evaluation needs them")
+    if bool(queries.classes) != bool(names):
+        named, numbered = ("queries", "classifier") if queries.classes else ("classifier", "queries")
+        raise DataError(f"{queries.source}: classes of the {named} have names, of the {numbered} numbers; rename them")
+    if not names:
+        unknown = np.setdiff1d(queries.labels, numbers)
+        if len(unknown):
+            known = reprlib.repr(list(numbers)).strip("[]")
+            raise DataError(
+                f"{queries.source}: class {unknown[0]} is none of the classifier's, which are {known}; leave it out"
+            )
+        return queries.labels
+    missing = [name for name in queries.classes if name not in names]
+    if missing:
+        known = ", ".join(names)
+        raise DataError(f"{queries.source}: class {missing[0]} is none of the classifier's, which are {known}")
+    return np.array([names.index(name) for name in queries.classes])[queries.labels]
+
+
 def train_classifier(
     domain: ImageDomain,
     outdir: Path | None = None,
@@ -176,8 +183,8 @@ def train_classifier(
     """
     if domain.labels is None or len(domain) < 2:
         raise DataError(f"{domain.source}: has no labels, or one image; a classifier needs more")
-    classes, several = int(domain.labels.max()) + 1, len(np.unique(domain.labels))
-    if classes > MANY * several:
+    classes, several = max(int(domain.labels.max()) + 1, len(domain.classes)), len(np.unique(domain.labels))
+    if not domain.classes and classes > MANY * several:
         raise DataError(f"{domain.source}: {several} classes with numbers up to {classes - 1}; number them from 0")
     numbers = () if domain.classes else tuple(np.unique(domain.labels).tolist())
     if held_out is None:
@@ -190,6 +197,7 @@ def train_classifier(
     shape = (domain.size, domain.channels, classes, width)
     classifier = Classifier(network, *shape, None, tuple(domain.classes), numbers, precision)
     truth = classifier.labels_of(held_out)  # refused, if at all, before any training
+    precision = precision_of(outdir, precision, overwrite=False)
     images = images or min(MOST_IMAGES, max(LEAST_IMAGES, PASSES * len(domain)))
     run = Run(images, 128, seed, device, precision, quiet=quiet, label="training the classifier")
     labels = checkpoint.digest({"labels": torch.from_numpy(domain.labels)})

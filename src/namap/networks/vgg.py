@@ -41,7 +41,7 @@ class VGGFeatures(nn.Module):
     """
 
     def __init__(
-        self, weights: Path | nn.Module | None = None, blocks: int = 3, convention: Convention = "torchvision"
+        self, weights: str | Path | nn.Module | None = None, blocks: int = 3, convention: Convention = "torchvision"
     ):
         super().__init__()
         if not 1 <= blocks <= len(BLOCK_ENDS):
@@ -49,8 +49,8 @@ class VGGFeatures(nn.Module):
         layers = weights if isinstance(weights, nn.Module) else _layers(pretrained=weights is None)
         assert isinstance(layers, nn.Sequential)
         self.layers = layers[: BLOCK_ENDS[blocks - 1] + 1]
-        if isinstance(weights, Path):
-            load_weights(self.layers, _read(weights, self.layers.state_dict().keys()), weights)
+        if isinstance(weights, str | Path):
+            load_weights(self.layers, _read(Path(weights), self.layers.state_dict().keys()), Path(weights))
         self.register_buffer("mean", torch.tensor(CAFFE_MEAN if convention == "caffe" else IMAGENET_MEAN))
         self.register_buffer("std", torch.tensor(IMAGENET_STD))
         if convention == "caffe":

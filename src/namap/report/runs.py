@@ -10,10 +10,11 @@ from typing import Any
 
 from .. import checkpoint
 from ..data import ImageDomain, load_domain
-from ..errors import DataError, UsageError
+from ..errors import DataError, UsageError, warn
 from ..evaluation import evaluate_kept
 from ..evaluation.classifier import Classifier
 from ..files import claim_file
+from ..fitting import draw_queries
 from ..generators import load_generator
 from ..mapping import Mapping
 from ..runs import read_log, read_record
@@ -63,6 +64,8 @@ def report_runs(
     kinds = {str(checkpoint.read_json(checkpoint.find_model(home) / "config.json").get("format")) for home in homes}
     names = short_names(homes)
     if kinds == {"namap-generator"}:
+        if classifier or queries:
+            raise UsageError("report: --classifier and --queries are of mappings; leave them out for generators")
         return _report_generators(homes, names, output, data, options)
     if kinds != {"namap-mapping"}:
         raise UsageError(f"report: takes mappings, or generators, found {' and '.join(sorted(kinds))}")
@@ -75,12 +78,14 @@ def report_runs(
     for home, name, mapping, record in zip(homes, names, mappings, records, strict=True):
         shape = (mapping.image_size, mapping.channels)
         if shape not in domains:
-            domains[shape] = _read(source, shape, None if data else home, quiet).some(count)
-        domain = domains[shape]
+            domains[shape] = _read(source, shape, None if data else home, quiet)
+        if not data:
+            _check_same(home, mapping, domains[shape])
+        domain = domains[shape].some(count)
+        judge = _judge(home, classifier, domain, options.get("device", "auto"))
         started = time.monotonic()
         found = mapping.translate(domain, solutions if mapping.fitted_codes.several else 1, quiet=quiet)
         seconds = time.monotonic() - started
-        judge = _judge(home, classifier, domain, options.get("device", "auto"))
         kept = None if judge is None else evaluate_kept(mapping, domain, judge, found)
         fitted.append(Fitted(name, mapping, domain, found, seconds, kept, read_whole_log(home), record))
     sections = [
@@ -168,11 +173,18 @@ def _read(source: str, shape: tuple[int, int], home: Path | None, quiet: bool) -
         raise UsageError(f"{home}: the queries of its fit cannot be read again ({error}); give --data SRC") from None
 
 
+def _check_same(home: Path, mapping: Mapping, domain: ImageDomain) -> None:
+    """Warn where other pictures lie today where the queries of a fit lay."""
+    found = draw_queries(mapping.prepare_queries(domain), mapping.recipe)
+    if mapping.data not in (None, found.fingerprint):
+        warn(f"{home}: was fitted to other pictures than are in {domain.source} now; --data SRC says which are meant")
+
+
 def _judge(home: Path, given: Path | None, domain: ImageDomain, device: str) -> Classifier | None:
-    """The classifier that is given, or that lies in the run.
+    """The classifier that is given, or that lies in the run, with a warning where that one has other classes.
 
     Raises:
-        DataError: one is given, but the queries have no labels.
+        DataError: one is given, but the queries have no labels, or others.
     """
     if domain.labels is None:
         if given is not None:
@@ -181,7 +193,17 @@ def _judge(home: Path, given: Path | None, domain: ImageDomain, device: str) -> 
     places = [given] if given is not None else [home / "classifier", home.parent / "classifier"]
     if given is None:
         places = [p for p in places[: 1 + (home.name == "mapping")] if (p / "final").is_dir()]
-    return Classifier.load(places[0], device) if places else None
+    if not places:
+        return None
+    judge = Classifier.load(places[0], device)
+    try:
+        judge.labels_of(domain)
+    except DataError as error:
+        if given is not None:
+            raise
+        warn(f"{places[0]}: does not judge these queries ({error})")
+        return None
+    return judge
 
 
 def short_names(paths: Sequence[Path]) -> list[str]:
