@@ -16,10 +16,11 @@ from torch import nn
 
 from foreigners import spatial_module
 from namap import doctor
-from namap.data import ImageDomain
+from namap.data import ImageDomain, load_domain
 from namap.data.inspection import inspect_domain
 from namap.errors import UsageError
 from namap.generators import inspect_generator, wrap_generator
+from namap.pictures import write_pngs
 from test_cli import call
 
 
@@ -107,6 +108,20 @@ def test_good_data_and_small_content(handwriting):
     (what, remedy), *_ = inspect_domain(ImageDomain.from_array(images))
     assert "most of an image is background" in what
     assert "closer to their content" in remedy
+
+
+def test_what_is_passed_over_in_a_folder_is_said(tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (30, 1, 32, 32), np.uint8)
+    for name in ("dark", "light"):
+        (tmp_path / name).mkdir()
+        write_pngs(tmp_path / name, [f"{i}.png" for i in range(len(images))], images)
+    assert not any("labels" in what or "formats" in what for what, _ in inspect_domain(load_domain(tmp_path)))
+    write_pngs(tmp_path, ["kinds.png"], images[:1])
+    for name in ("dark/a.HEIC", "b.gif"):
+        (tmp_path / name).write_bytes(b"another format")
+    found = dict(inspect_domain(load_domain(tmp_path)))
+    assert found["2 pictures of other formats (.gif, .heic) are not read"].startswith("convert them to one of .bmp")
+    assert "1 of 61 pictures lie beside the sub-folders, which give no labels then" in found
 
 
 def test_advice_takes_little_memory():

@@ -1,7 +1,7 @@
 """What a set of images will make a fit stumble over, and what to do about it."""
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -10,11 +10,13 @@ from PIL import Image
 from ..errors import Advice, one_line, warn
 from .coverage import PLAIN, measure_coverage
 from .domain import ImageDomain
-from .images import FORMATS
+from .folders import list_files
+from .images import FORMATS, SUFFIXES
 
 FEW = 200  # queries of a mapping; a generator wants ten times as many
 BLANK = 2.0  # deviation of the pixels of a blank image, of 255
 ELONGATED = 1.5  # long side over short: more than a third is cut off
+OTHERS = frozenset({".gif", ".heic", ".heif", ".avif", ".jxl", ".jp2", ".psd", ".dng", ".cr2", ".nef", ".arw"})
 COMPARED = 2000  # images whose near-duplicates are sought
 NEAR = 0.05  # distance of near-duplicates, of that of two images of the set
 SMALL = 0.1  # extent of the content, of the side
@@ -23,7 +25,7 @@ SHARE = 0.05  # of a set, from which a fault is worth saying
 
 def inspect_domain(domain: ImageDomain) -> list[Advice]:
     """Everything that is not as it should be, the worst first."""
-    return [*_count(domain), *_shapes(domain), *_contents(domain), *_doubles(domain)]
+    return [*_count(domain), *_left_out(domain), *_shapes(domain), *_contents(domain), *_doubles(domain)]
 
 
 def _count(domain: ImageDomain) -> Iterator[Advice]:
@@ -37,6 +39,24 @@ def _count(domain: ImageDomain) -> Iterator[Advice]:
         yield Advice(
             f"{skipped} of {n + skipped} files cannot be read",
             "they are left out; re-save or delete them (a fit refuses more than a tenth)",
+        )
+
+
+def _left_out(domain: ImageDomain) -> Iterator[Advice]:
+    """What a folder holds besides, and is passed over without a word."""
+    if not domain.files:
+        return
+    if others := list_files(Path(domain.source), OTHERS):
+        kinds = ", ".join(sorted({PurePath(path).suffix.lower() for path in others}))
+        yield Advice(
+            f"{len(others)} pictures of other formats ({kinds}) are not read",
+            f"convert them to one of {', '.join(sorted(SUFFIXES))}",
+        )
+    beside = sum("/" not in path for path in domain.files)
+    if 0 < beside < SHARE * len(domain.files):
+        yield Advice(
+            f"{beside} of {len(domain.files)} pictures lie beside the sub-folders, which give no labels then",
+            "move them, where each sub-folder is meant to be a class",
         )
 
 
