@@ -29,7 +29,8 @@ def make_zip(files, path):
 
 def test_a_zip_of_pictures_becomes_a_zip_of_analogies(explorer, tmp_path):
     pictures = {f"set/{i}.png": encode_png(image) for i, image in enumerate(explorer.queries.images[:20])}
-    sent = make_zip({**pictures, "set/": b"", "note.txt": b"hello"}, tmp_path / "in.zip")
+    beside = {f"__MACOSX/set/._{i}.png": b"of a Mac" for i in range(archives.MAX_FILES)}
+    sent = make_zip({**pictures, "set/": b"", "note.txt": b"hello", **beside}, tmp_path / "in.zip")
     output = tmp_path / "out.zip"
     progress = list(archives.translate_archive(explorer, "vae", sent, QUICK, output))
     assert progress == [(0, 20), (16, 20), (20, 20)]

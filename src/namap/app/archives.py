@@ -24,7 +24,7 @@ BATCH = 16
 
 
 def read_archive(path: str | Path) -> list[tuple[str, bytes]]:
-    """Name and content of every file in a zip, in the order of the names.
+    """Name and content of every file in a zip that is not hidden, in the order of the names.
 
     Raises:
         DataError: no zip, damaged, encrypted, with names that leave it or hold control characters, with too many or
@@ -32,8 +32,9 @@ def read_archive(path: str | Path) -> list[tuple[str, bytes]]:
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            entries = [e for e in archive.infolist() if not (e.is_dir() or is_hidden(e.filename))]
-            entries.sort(key=lambda e: e.filename)
+            there = [entry for entry in archive.infolist() if not entry.is_dir()]
+            entries = sorted((e for e in there if not is_hidden(e.filename)), key=lambda e: e.filename)
+            _check_names(there)
             _check_entries(entries)
             files, left = [], MAX_UNPACKED
             for entry in entries:
@@ -48,6 +49,16 @@ def read_archive(path: str | Path) -> list[tuple[str, bytes]]:
         raise DataError(f"this file is not a zip that can be read ({error})") from None
 
 
+def _check_names(entries: list[zipfile.ZipInfo]) -> None:
+    for entry in entries:
+        name = entry.orig_filename
+        windows = PureWindowsPath(name)
+        if ".." in windows.parts or windows.anchor or PurePosixPath(name).is_absolute():
+            raise DataError(f"this zip holds a file named {name[:80]!r}, which leads out of it; rename it")
+        if any(unicodedata.category(c) in ("Cc", "Cs") for c in name):
+            raise DataError(f"this zip holds a file named {name[:80]!r}, with control characters; rename it")
+
+
 def _check_entries(entries: list[zipfile.ZipInfo]) -> None:
     if not entries:
         raise DataError("this zip holds no files; put pictures into it")
@@ -56,12 +67,6 @@ def _check_entries(entries: list[zipfile.ZipInfo]) -> None:
     if sum(entry.file_size for entry in entries) > MAX_UNPACKED:
         raise DataError(f"this zip unpacks to more than {MAX_UNPACKED // 10**6} MB; send fewer pictures")
     for entry in entries:
-        name = entry.orig_filename
-        windows = PureWindowsPath(name)
-        if ".." in windows.parts or windows.anchor or PurePosixPath(name).is_absolute():
-            raise DataError(f"this zip holds a file named {name[:80]!r}, which leads out of it; rename it")
-        if any(unicodedata.category(c) in ("Cc", "Cs") for c in name):
-            raise DataError(f"this zip holds a file named {name[:80]!r}, with control characters; rename it")
         if entry.flag_bits & 1:
             raise DataError("this zip is encrypted; send it without a password")
         if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
