@@ -289,6 +289,16 @@ def test_checks_and_report(models, pictures, namap, tmp_path):
     assert "http" not in html
 
 
+def test_what_is_wrong_with_a_picture_is_one_line(tmp_path):
+    Image.new("1", (10_000, 10_000)).save(tmp_path / "large.png")  # Pillow warns of it, as of a torn EXIF
+    Image.new("L", (32, 32)).save(tmp_path / "good.jpg", exif=b"Exif\0\0II*\0\x08\0\0\0\x02\0\x0f\x01\x02")
+    done = subprocess.run(
+        [sys.executable, "-m", "namap", "check-data", str(tmp_path)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 3
+    assert [line.split()[0] for line in done.stderr.splitlines()] == ["namap:"], done.stderr
+
+
 def test_kinds_are_drawn_a_row_each_before_a_fit_votes_on_them(namap, tmp_path):
     sheet = tmp_path / "kinds.png"
     asked = ("check-data", "embedded:handwriting/test", "--kinds", 4, "--sheet", sheet)

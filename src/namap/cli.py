@@ -2,6 +2,7 @@
 
 import signal
 import sys
+import warnings
 from pathlib import Path
 from typing import Annotated
 
@@ -332,6 +333,7 @@ def main() -> None:
     SIGTERM unwinds like an exit, so that nothing half-written stays behind; training answers it with a checkpoint.
     """
     keep_freed_memory()
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # of a picture: what is wrong with it is said in one line
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
         take_part(next((word for word in sys.argv[1:] if not word.startswith("-")), ""))
