@@ -18,7 +18,6 @@ from PIL import Image, ImageCms
 from namap.data import ImageDomain, UnreadableImage, load_domain, open_queries, read_image, room
 from namap.data.batches import never
 from namap.data.coverage import compare_coverage, shrink
-from namap.data.folders import unique_names
 from namap.errors import DataError, StorageError
 
 RAMP = np.tile(np.arange(0, 256, 8, dtype=np.uint8), (32, 1))
@@ -231,33 +230,6 @@ def test_subfolders_give_labels(tmp_path):
     assert domain.labels is not None
     assert domain.labels.tolist() == [3, 3, 7, 7]
     assert domain.names == ["3_00", "3_01", "7_00", "7_01"]
-
-
-@given(
-    st.lists(st.sampled_from(["a.png", "a.jpg", "A.png", "a_png.png", "a_png.jpg", "b/a.png", "b_a.png"]), unique=True)
-)
-def test_names_are_unique_whatever_the_file_system(names):
-    found = unique_names(names)
-    assert len({n.casefold() for n in found}) == len(names)
-    assert not any("/" in n for n in found)
-
-
-def test_a_name_does_not_move_up_when_another_file_goes():
-    files = ["a/b/c.png", "a/b_c.png", "a_b/c.png", "d.png"]
-    before = dict(zip(files, unique_names(files), strict=True))
-    assert [before[f] for f in files[1:]] == unique_names(files[1:])
-    assert len({*before.values()}) == 4
-
-
-def test_names_fit_a_file_system_however_long_the_paths_are():
-    long = "年" * 80
-    files = ["a/b.png", f"{long}.jpg", f"{long}.png", f"{long}一.png", f"{long}/{long}.png", f"{'x' * 200}.png"]
-    names = unique_names(files)
-    assert (names[0], names[-1]) == ("a_b", "x" * 200)
-    assert len({*names}) == len(files)
-    assert max(len(os.fsencode(name)) for name in names) <= 200
-    assert names[3].startswith("年" * 60) and unique_names(files) == names
-    assert len({n.casefold() for n in unique_names([*files, *(f"{n}.png" for n in names)])}) == 2 * len(files)
 
 
 def test_npz(tmp_path):

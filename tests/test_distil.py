@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from namap import distil, training
+from namap import distil, model, training
 from namap.data import ImageDomain
 from namap.errors import Interrupted, UsageError
 from namap.export import export_mapping
@@ -102,9 +102,15 @@ def test_only_a_nam_and_only_the_queries_of_its_fit(nam, faces, monkeypatch, cap
     np.savez(tmp_path / "y.npz", x=faces.images)
     command = ("distil", nam, "--data", f"{tmp_path}/y.npz:x", "--outdir", tmp_path / "fast", "--images", 64, "--quiet",
                "--set", "width=8", "--set", "seed=3", "--json")  # fmt: skip
-    code, out, err = call(monkeypatch, capsys, *command)
+    code, out, err = call(monkeypatch, capsys, *command, "--precision", "bf16")
     assert code == 0, err
     assert json.loads(out)["losses"].keys() == {"encoder", "table", "chance"}
+    for automatic in ("fp32", "bf16"):  # of this machine, and of another
+        with monkeypatch.context() as there:
+            there.setattr(model, "pick_precision", lambda asked, _, a=automatic: a if asked == "auto" else asked)
+            code, again, err = call(monkeypatch, capsys, *command)
+        assert code == 0, err
+        assert json.loads(again) == json.loads(out), "auto goes on in the precision that it began with"
     assert json.loads((tmp_path / "fast" / "run.json").read_text())["run"]["seed"] == 3
     options = ("--outdir", tmp_path / "out", "--npz", "--refine", 1)
     assert call(monkeypatch, capsys, "translate", tmp_path / "fast", f"{tmp_path}/y.npz:x", *options)[0] == 0

@@ -172,3 +172,32 @@ def test_what_a_generator_had_better_not_do(monkeypatch, capsys):
     assert not inspect_generator(wrap_generator(spatial_module(), latent_dim=10, spatial=True))
     code, out, _ = call(monkeypatch, capsys, "check-generator", "simulator:face")
     assert (code, out.count("\n")) == (0, 1)
+
+
+def test_what_is_wrong_with_a_picture_is_one_line(tmp_path):
+    Image.new("1", (10_000, 10_000)).save(tmp_path / "large.png")  # Pillow warns of it, as of a torn EXIF
+    Image.new("L", (32, 32)).save(tmp_path / "good.jpg", exif=b"Exif\0\0II*\0\x08\0\0\0\x02\0\x0f\x01\x02")
+    done = subprocess.run(
+        [sys.executable, "-m", "namap", "check-data", str(tmp_path)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 3
+    assert [line.split()[0] for line in done.stderr.splitlines()] == ["namap:"], done.stderr
+
+
+def test_kinds_are_drawn_a_row_each_before_a_fit_votes_on_them(monkeypatch, capsys, tmp_path):
+    sheet = tmp_path / "kinds.png"
+    asked = ("check-data", "embedded:handwriting/test", "--kinds", 4, "--sheet", sheet)
+    code, out, _ = call(monkeypatch, capsys, *asked, "--json")
+    shares = json.loads(out)["kinds"]
+    assert (code, len(shares), sum(shares)) == (0, 4, pytest.approx(1))
+    assert shares == sorted(shares, reverse=True)
+    with Image.open(sheet) as picture:
+        assert picture.size == (16 * 33 - 1, 4 * 33 - 1)
+    code, _, err = call(monkeypatch, capsys, *asked)
+    assert (code, "is there already" in err) == (2, True)
+    code, _, err = call(monkeypatch, capsys, *asked[:4])
+    assert (code, "go together" in err) == (2, True)
+    (tmp_path / "photos").mkdir()
+    inside = tmp_path / "photos" / "kinds.png"
+    code, _, err = call(monkeypatch, capsys, "check-data", tmp_path / "photos", "--kinds", 4, "--sheet", inside)
+    assert (code, "--sheet" in err and "lies in the folder of the images" in err) == (2, True)

@@ -20,6 +20,7 @@ from namap.errors import StorageError, UsageError
 from namap.generators import load_generator, wrap_generator
 from namap.hub import local_model
 from namap.mapping import AENAM, NAM, VAENAM, Mapping
+from namap.pictures import write_pngs
 from standin import TOKEN, serve
 from test_cli import call
 
@@ -143,6 +144,10 @@ def test_push_and_card_from_the_command_line(online, fitted, monkeypatch, capsys
     code, _, err = call(monkeypatch, capsys, *again)
     assert code == 2 and "is no card of namap" in err
     assert (tmp_path / "card" / "README.md").read_text() == "# Mine"
+    write_pngs(tmp_path, ["y.png"], np.zeros((1, 1, 32, 32), np.uint8))
+    inside = ("push", run, REPO, "--data", tmp_path, "--card-only", tmp_path / "within")
+    code, _, err = call(monkeypatch, capsys, *inside)
+    assert code == 2 and "--card-only" in err and "lies in the folder of the images" in err
 
 
 def test_a_picture_without_a_card_is_somebody_elses(tmp_path):

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from namap import cli
+from namap import cli, model
 from namap.card import draw
 from namap.data import ImageDomain
 from namap.errors import StorageError, UsageError
@@ -363,11 +363,16 @@ def test_the_verbs_that_go_on_from_a_mapping(handwriting, tmp_path, capsys, monk
     assert Image.open(tmp_path / "walk" / "explore.png").size == (5 * 34 + 2, 6 * 34 + 2)
     again = ["ground", tmp_path / "ink", tmp_path / "chalk", f"{tmp_path}/y.npz:ink", "--outdir", tmp_path / "chalked"]
     assert run(*again)["files"] == 200
-    strong = run(
+    train = (
         "train-mapper", tmp_path / "chalk", "--data", f"{tmp_path}/y.npz:chalk", "--outdir", tmp_path / "t",
         "--images", 640, "--filters", 4, "--quiet",
     )  # fmt: skip
+    strong = run(*train, "--precision", "bf16")
     assert strong["mean_absolute_error_of_255"]["strong"] > 0
+    for automatic in ("fp32", "bf16"):  # of this machine, and of another
+        with monkeypatch.context() as there:
+            there.setattr(model, "pick_precision", lambda asked, _, a=automatic: a if asked == "auto" else asked)
+            assert run(*train) == strong, "auto goes on in the precision that it began with"
     monkeypatch.setattr(sys, "argv", ["namap", *map(str, again), "--mapper", str(tmp_path / "t")])
     with pytest.raises(SystemExit) as refused:
         cli.main()

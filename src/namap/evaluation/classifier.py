@@ -191,13 +191,13 @@ def train_classifier(
         order = np.random.default_rng(0).permutation(len(domain))
         tenth = max(1, len(order) // 10)
         held_out, domain = domain.subset(order[:tenth]), domain.subset(order[tenth:])
+    precision = precision_of(outdir, precision, overwrite=False)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         network = place(NIN(domain.channels, classes, width), pick_device(device))
     shape = (domain.size, domain.channels, classes, width)
     classifier = Classifier(network, *shape, None, tuple(domain.classes), numbers, precision)
     truth = classifier.labels_of(held_out)  # refused, if at all, before any training
-    precision = precision_of(outdir, precision, overwrite=False)
     images = images or min(MOST_IMAGES, max(LEAST_IMAGES, PASSES * len(domain)))
     run = Run(images, 128, seed, device, precision, quiet=quiet, label="training the classifier")
     labels = checkpoint.digest({"labels": torch.from_numpy(domain.labels)})
